@@ -1,0 +1,28 @@
+"""The harness of densebench: plan, measure, compare, report.
+
+For notebooks and training loops of your own::
+
+    model = bench.build("vit_tiny", "linear", patch=8, size=(224, 224), classes=21)
+    frame = bench.load("results")
+"""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from bench.frame import load
+    from bench.model import build
+
+__all__ = ["build", "load"]
+
+
+def __getattr__(name: str) -> Any:
+    # Imported when asked for: planning and reporting must not wait for torch or pandas.
+    if name == "build":
+        from bench.model import build  # noqa: PLC0415
+
+        return build
+    if name == "load":
+        from bench.frame import load  # noqa: PLC0415
+
+        return load
+    raise AttributeError(f"module 'bench' has no attribute '{name}'")

@@ -1,0 +1,144 @@
+"""What there is, found by looking: a folder is the registry, and planning never waits for torch.
+
+A plug-in is one Python file with a literal ``CATALOGUE`` (a dict of name -> dict of literals). The literal is read from
+the source text, so that listing and planning import nothing; the file is imported by the process that uses it. Other
+distributions add files of their own through entry points in the groups ``densebench.backbones``, ``densebench.heads``,
+``densebench.data``, ``densebench.measures`` and ``densebench.launchers`` (the value is the module's dotted name).
+"""
+
+import ast
+import importlib
+import importlib.metadata
+import importlib.util
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from bench.errors import UserError, unknown
+
+ROOT = Path(__file__).resolve().parent.parent
+_FOLDERS = {
+    "backbones": ("backbones", ROOT / "backbones"),
+    "heads": ("heads", ROOT / "heads"),
+    "data": ("bench.data", ROOT / "bench" / "data"),
+    "measures": ("bench.measures", ROOT / "bench" / "measures"),
+    "launchers": ("bench.launchers", ROOT / "bench" / "launchers"),
+}
+_SINGULAR = {
+    "backbones": "backbone",
+    "heads": "head",
+    "data": "data set",
+    "measures": "measure",
+    "launchers": "launcher",
+}
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One name of a catalogue.
+
+    facts: the literals that its file states about it.
+    module: dotted name of the file, to import where the thing itself is needed.
+    source: the file.
+    doc: first line of the file's docstring, or the entry's own ``doc``.
+    """
+
+    name: str
+    module: str
+    source: Path
+    doc: str
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+    def load(self) -> ModuleType:
+        """Import the file.
+
+        Raises:
+            UserError: the file cannot be imported; names it.
+        """
+        try:
+            return importlib.import_module(self.module)
+        except ImportError as error:
+            raise UserError(f"{self.source} (for '{self.name}') cannot be imported: {error}") from error
+
+
+@cache
+def entries(kind: str) -> Mapping[str, Entry]:
+    """All entries of one kind, in order of name.
+
+    Raises:
+        UserError: a plug-in file is broken, or two files claim one name; names the files.
+    """
+    package, folder = _FOLDERS[kind]
+    found: dict[str, Entry] = {}
+    files = [(f"{package}.{path.stem}", path) for path in sorted(folder.glob("*.py")) if path.stem[0] != "_"]
+    for point in sorted(importlib.metadata.entry_points(group=f"densebench.{kind}"), key=lambda point: point.name):
+        spec = importlib.util.find_spec(point.value)
+        if spec is None or spec.origin is None:
+            raise UserError(f"entry point '{point.name}' of densebench.{kind} names {point.value}, which is not there")
+        files.append((point.value, Path(spec.origin)))
+    for module, path in files:
+        for entry in read(module, path):
+            if entry.name in found:
+                raise UserError(f"{path} and {found[entry.name].source} both define {_SINGULAR[kind]} '{entry.name}'")
+            found[entry.name] = entry
+    return dict(sorted(found.items()))
+
+
+def read(module: str, path: Path) -> list[Entry]:
+    """The entries that one file states; none if it has no ``CATALOGUE`` (a contract or shared parts).
+
+    Raises:
+        UserError: a syntax error, or a ``CATALOGUE`` that is no literal dict of dicts.
+    """
+    try:
+        tree = ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
+    except (SyntaxError, UnicodeDecodeError) as error:
+        raise UserError(f"plug-in {path} is broken: {error}") from error
+    value = _assigned(tree, "CATALOGUE")
+    if value is None:
+        return []
+    try:
+        catalogue = ast.literal_eval(value)
+    except ValueError as error:
+        raise UserError(
+            f"plug-in {path}, line {value.lineno}: CATALOGUE must be a literal (it is read without importing the file)"
+        ) from error
+    if not isinstance(catalogue, dict) or not all(
+        isinstance(name, str) and isinstance(facts, dict) for name, facts in catalogue.items()
+    ):
+        raise UserError(f"plug-in {path}, line {value.lineno}: CATALOGUE must be a dict of name -> dict")
+    doc = (ast.get_docstring(tree) or "").partition("\n")[0]
+    return [Entry(name, module, path, facts.get("doc", doc), facts) for name, facts in catalogue.items()]
+
+
+def _assigned(tree: ast.Module, name: str) -> ast.expr | None:
+    for node in tree.body:
+        if isinstance(node, ast.Assign):
+            targets: list[ast.expr] = node.targets
+        elif isinstance(node, ast.AnnAssign):
+            targets = [node.target]
+        else:
+            continue
+        if any(isinstance(target, ast.Name) and target.id == name for target in targets):
+            return node.value
+    return None
+
+
+def get(kind: str, name: str) -> Entry:
+    """One entry.
+
+    Raises:
+        UserError: no such name; says what was probably meant and what there is.
+    """
+    found = entries(kind)
+    if name not in found:
+        raise unknown(_SINGULAR[kind], name, found)
+    return found[name]
+
+
+def dataset(name: str) -> Entry:
+    """The entry of a data set as a cell names it: ``layout`` or ``layout:instance`` (``voc:bccd``)."""
+    return get("data", name.partition(":")[0])

@@ -1,0 +1,72 @@
+"""A cell: every choice that decides a measurement, and nothing else."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+DTYPES = ("fp32", "bf16", "fp16")
+ATTENTION = ("auto", "fused", "unfused")
+COMPILE = ("none", "default")
+PHASES = ("inference",)
+
+
+@dataclass(frozen=True, order=True)
+class Cell:
+    """One point of the benchmark space, with no choice left open.
+
+    Attributes:
+        backbone: name in the catalogue of backbones.
+        patch: patch size in pixels (side of the square that becomes one token).
+        weights: what the backbone starts from; "random".
+        head: name in the catalogue of heads; it decides the task.
+        height, width: input size in pixels.
+        batch: images a forward pass, for latency and memory.
+        dtype: of weights and activations at inference; training runs under autocast to it.
+        compile: "none" (eager) or a mode of torch.compile.
+        attention: kernel: "auto" (the library's choice), "fused" or "unfused".
+        device: "cpu", "cuda", ...
+        threads: CPU threads of one operation while latency and memory are taken.
+        phase: "inference".
+        dataset: data set that is trained and evaluated on; it also decides the number of classes.
+        recipe: training recipe.
+        seed: of initialisation, order of images and augmentation.
+    """
+
+    backbone: str
+    patch: int
+    weights: str
+    head: str
+    height: int
+    width: int
+    batch: int
+    dtype: str
+    compile: str
+    attention: str
+    device: str
+    threads: int
+    phase: str
+    dataset: str
+    recipe: str
+    seed: int
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(H, W) in pixels."""
+        return self.height, self.width
+
+    def part(self, names: Iterable[str]) -> dict[str, Any]:
+        """The named fields, in the order of the class."""
+        wanted = set(names)
+        return {name: value for name, value in asdict(self).items() if name in wanted}
+
+    def title(self) -> str:
+        """Short text for people: backbone/patch, head, size, data set."""
+        return f"{self.backbone}/{self.patch} {self.head} {self.height}x{self.width} {self.dataset}"
+
+
+FIELDS = tuple(field.name for field in fields(Cell))
+
+
+def agrees(cell: Cell, part: Mapping[str, Any]) -> bool:
+    """Whether a cell has these values in these fields."""
+    return all(getattr(cell, name) == value for name, value in part.items())

@@ -1,0 +1,265 @@
+"""The command line: four verbs, and nothing imported before it is needed."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from bench.errors import UserError
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Which backbone should feed a segmentation or detection head, measured on this machine.",
+)
+out = Console()
+err = Console(stderr=True)
+
+Results = Annotated[Path, typer.Option(help="folder of results")]
+Json = Annotated[bool, typer.Option("--json", help="machine-readable output")]
+
+
+def _axis(what: str) -> Any:
+    return typer.Option(help=f"{what}; comma-separated, or the option repeated", show_default=False)
+
+
+@app.command()
+def run(
+    matrix: Annotated[str, typer.Option(help="name of a matrix, or a .toml file")] = "default",
+    backbone: Annotated[list[str] | None, _axis("backbones instead of the matrix's")] = None,
+    head: Annotated[list[str] | None, _axis("heads")] = None,
+    patch: Annotated[list[str] | None, _axis("patch sizes in pixels")] = None,
+    resolution: Annotated[list[str] | None, _axis("input sizes, 224 or 384x640 (height x width)")] = None,
+    dataset: Annotated[list[str] | None, _axis("data sets")] = None,
+    dtype: Annotated[list[str] | None, _axis("fp32, bf16 or fp16")] = None,
+    batch: Annotated[list[str] | None, _axis("images a forward pass, for latency and memory")] = None,
+    measure: Annotated[list[str] | None, _axis("only these of the matrix's measures")] = None,
+    device: Annotated[list[str] | None, _axis("cpu, cuda, ...")] = None,
+    seed: Annotated[list[str] | None, _axis("seeds of training")] = None,
+    recipe: Annotated[list[str] | None, _axis("training recipes")] = None,
+    threads: Annotated[list[str] | None, _axis("CPU threads for latency and memory; 0: all cores")] = None,
+    attention: Annotated[list[str] | None, _axis("auto, fused or unfused")] = None,
+    compile_: Annotated[list[str] | None, typer.Option("--compile", help="none or default", show_default=False)] = None,
+    data_root: Annotated[
+        list[str] | None,
+        typer.Option(help="folder of a data set, or of several; or NAME=FOLDER; may be repeated", show_default=False),
+    ] = None,
+    results: Results = Path("results"),
+    machine: Annotated[
+        str | None, typer.Option(help="name of this machine's folder in the results; default: made from its GPU or CPU")
+    ] = None,
+    launcher: Annotated[str, typer.Option(help="where cells run")] = "local",
+    timeout: Annotated[float, typer.Option(help="seconds after which a measurement is given up", min=1)] = 3600,
+    retry: Annotated[bool, typer.Option("--retry", help="measure again what could not be measured before")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="list the cells and what would run; measure nothing")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="with --dry-run: machine-readable")] = False,
+) -> None:
+    """Run the benchmark matrix; what was measured before is not measured again."""
+    from bench import matrix as matrices
+    from bench import run as running
+    from bench.dataset import Roots
+    from bench.environment import describe
+    from bench.store import Store
+
+    if as_json and not dry_run:
+        raise UserError("--json goes with --dry-run; the records themselves are JSON lines under results/")
+    axes = {
+        "backbone": backbone,
+        "head": head,
+        "patch": patch,
+        "resolution": resolution,
+        "dataset": dataset,
+        "dtype": dtype,
+        "batch": batch,
+        "measure": measure,
+        "device": device,
+        "seed": seed,
+        "recipe": recipe,
+        "threads": threads,
+        "attention": attention,
+        "compile": compile_,
+    }
+    question = matrices.load(matrix).override({axis: _split(values) for axis, values in axes.items() if values})
+    environment = describe()
+    folder = running.machine_folder(results, machine, environment)
+    store = Store(folder)
+    roots = Roots(data_root or [])
+    if dry_run:
+        _dry_run(running.plan(question, environment, store, roots, retry=retry), as_json=as_json)
+        return
+    from bench.display import Display
+    from bench.launchers.contract import Settings
+
+    with store.writing() as writer:  # mends a torn store before it is read, and finds an unwritable folder at once
+        for note in writer.repaired:
+            err.print(note, style="yellow", soft_wrap=True)
+    plan = running.plan(question, environment, store, roots, retry=retry)
+    todo = len(plan.todo)
+    out.print(question.question.strip().replace("\n", " "), style="italic")
+    out.print(
+        f"{plan.cells} cells, {len(plan.planned)} measurements: {len(plan.planned) - todo} in {folder}, {todo} to make",
+        soft_wrap=True,
+    )
+    settings = Settings(running.cache_folder(), folder / "pictures", timeout)
+    with Display(plan, out) as display:
+        summary = running.run(plan, store, settings, launcher, display.show, lambda text: err.print(text, soft_wrap=True))
+    _after(folder, summary)
+
+
+def _after(folder: Path, summary: Any) -> None:
+    from bench.report import report, summary_table
+    from bench.rows import read
+
+    # This machine's folder alone: what lies wrong in another one is no business of this run.
+    done = report(folder)
+    for table in read(folder).tables:
+        out.print(summary_table(table))
+    tables = [path for path in sorted(done.written + done.unchanged) if path.suffix == ".md"]
+    out.print(f"records: {folder / 'records.jsonl'}", soft_wrap=True)
+    out.print(f"tables:  {', '.join(map(str, tables))} (and .csv)", soft_wrap=True)
+    for record in summary.failed:
+        cell = " ".join(f"{name}={record.fields[name]}" for name in ("backbone", "patch", "head", "height", "width"))
+        err.print(f"{record.status}: {record.measure} {cell}: {record.reason}", style="red", soft_wrap=True, markup=False)
+    if summary.interrupted:
+        err.print(
+            f"interrupted: {len(summary.records)} measurements are kept, {summary.missing} are missing; "
+            "the same command goes on where it stopped",
+            style="yellow",
+            soft_wrap=True,
+        )
+        raise typer.Exit(130)
+    if summary.failed:
+        err.print(f"{len(summary.failed)} of {len(summary.records)} measurements have no number", style="red")
+        raise typer.Exit(1)
+
+
+def _dry_run(plan: Any, *, as_json: bool) -> None:
+    from bench.run import as_json_plan
+
+    if as_json:
+        print(json.dumps(as_json_plan(plan), indent=1))
+        return
+    table = Table("cell", "measures to make", "measured already", title=f"{plan.cells} cells", title_justify="left")
+    lines: dict[str, tuple[list[str], list[str]]] = {}
+    for planned in plan.planned:
+        todo, done = lines.setdefault(planned.job.cell.title(), ([], []))
+        name = planned.job.measure.name + (f" (seed {planned.job.cell.seed})" if planned.job.cell.seed else "")
+        if planned.refused:
+            name += f" [cannot: {planned.refused}]"
+        (todo if planned.done is None else done).append(name)
+    for title, (todo, done) in lines.items():
+        table.add_row(title, ", ".join(todo), ", ".join(done))
+    out.print(table)
+    out.print(f"{len(plan.planned)} measurements, {len(plan.todo)} to make", soft_wrap=True)
+
+
+@app.command()
+def compare(
+    cost: Annotated[str, typer.Option(help="column of the cost")] = "latency_ms",
+    value: Annotated[str | None, typer.Option(help="column of the value; default: the task's accuracy")] = None,
+    task: Annotated[str | None, typer.Option(help="segmentation or detection; default: both")] = None,
+    by: Annotated[list[str] | None, _axis("axes that name a row, e.g. backbone,patch")] = None,
+    where: Annotated[
+        list[str] | None, typer.Option(help="AXIS=VALUE[,VALUE], e.g. head=linear; may be repeated", show_default=False)
+    ] = None,
+    machine: Annotated[str | None, typer.Option(help="only this machine's folder")] = None,
+    results: Results = Path("results"),
+    as_json: Json = False,
+) -> None:
+    """Compare cost with accuracy; the Pareto-optimal rows are marked."""
+    from bench.compare import compare as comparison
+
+    filters: dict[str, list[str]] = {}
+    for text in where or []:
+        axis, equals, values = text.partition("=")
+        if not equals or not values:
+            raise UserError(f"--where {text}: AXIS=VALUE[,VALUE] is wanted, e.g. --where head=linear,upernet")
+        filters.setdefault(axis, []).extend(_split([values]))
+    found = comparison(
+        results, machine=machine, task=task, cost=cost, value=value, where=filters, by=_split(by) if by else None
+    )
+    if as_json:
+        print(json.dumps(found.as_json(), indent=1))
+    else:
+        out.print(found.render())
+
+
+@app.command()
+def report(
+    results: Results = Path("results"),
+    check: Annotated[bool, typer.Option("--check", help="write nothing; fail if a table is not what the records give")] = False,
+    figures: Annotated[bool, typer.Option("--figures", help="draw cost against accuracy as PNG, too")] = False,
+) -> None:
+    """Regenerate every table from the records alone."""
+    from bench.report import report as regenerate
+
+    done = regenerate(results, check=check)
+    if check:
+        for path in done.differing:
+            err.print(f"{path} is not what the records give; run `densebench report`", style="red", soft_wrap=True)
+        if not done.ok:
+            raise typer.Exit(1)
+        out.print(f"{len(done.unchanged)} tables are what the records give")
+        return
+    out.print(f"{len(done.written)} tables written, {len(done.unchanged)} as they were", soft_wrap=True)
+    for path in sorted(done.written + done.unchanged):
+        out.print(f"  {path}", soft_wrap=True)
+    if figures:
+        from bench.figure import figures as draw
+
+        for path in draw(results):
+            out.print(f"  {path}", soft_wrap=True)
+
+
+_KINDS = {"backbones": "backbones", "heads": "heads", "datasets": "data", "measures": "measures"}
+
+
+@app.command(name="list")
+def list_(
+    kind: Annotated[str, typer.Argument(help="backbones, heads, datasets, measures or matrices")],
+    as_json: Json = False,
+) -> None:
+    """Name what there is."""
+    from bench import catalogue, matrix
+    from bench.errors import unknown
+
+    if kind == "matrices":
+        rows = [{"name": name, "doc": matrix.question(name)} for name in matrix.names()]
+    elif kind in _KINDS:
+        entries = catalogue.entries(_KINDS[kind]).values()
+        rows = [{"name": entry.name, **entry.facts, "doc": entry.doc} for entry in entries]
+    else:
+        raise unknown("kind", kind, [*_KINDS, "matrices"])
+    if as_json:
+        print(json.dumps(rows, indent=1))
+        return
+    shown = [key for key in ("name", "task", "tasks", "patch", "version", "doc") if any(key in row for row in rows)]
+    table = Table(*shown, box=None, pad_edge=False)
+    for row in rows:
+        cells = [row.get(key, "") for key in shown]
+        table.add_row(*(", ".join(cell) if isinstance(cell, list) else str(cell) for cell in cells))
+    out.print(table)
+
+
+def _split(values: list[str]) -> list[str]:
+    """Comma-separated values of an option that may be repeated."""
+    return [part.strip() for value in values for part in value.split(",") if part.strip()]
+
+
+def main() -> None:
+    """Entry point of the console script: a user's mistake is one message and exit code 2."""
+    try:
+        app()
+    except UserError as error:
+        err.print(f"densebench: {error}", style="red", soft_wrap=True, markup=False, highlight=False)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        err.print("interrupted", style="yellow")
+        sys.exit(130)
+    except BrokenPipeError:
+        sys.exit(1)

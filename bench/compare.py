@@ -1,0 +1,317 @@
+"""``densebench compare``: what accuracy costs, and which rows nothing else beats.
+
+A row is Pareto-optimal when no other row of its group costs at most as much and is at least as good, and better in one
+of the two. A group is one environment, task, data set and recipe, and one value of every other field that makes two
+costs incomparable (`_CONTEXT`). A row off the front is *near* it when it is less than the seed noise (`rows.Noise`)
+below the best of the rows that cost no more: it may belong there.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bench.cell import FIELDS
+from bench.errors import UserError, unknown
+from bench.measure import Column, Measure
+from bench.report import IDENTITY, OTHERS, choices, grid, label, number
+from bench.rows import Noise, Part, Rank, Row, Stat, Table, columns, folders, headline, noise, order, rank, read
+
+if TYPE_CHECKING:
+    from rich.console import Group
+
+AXES = (*(name for name in FIELDS if name != "seed"), "resolution")
+"""What rows can be chosen and identified by; ``resolution`` is ``HxW``, or one number for a square."""
+_CONTEXT = ("recipe", "batch", "phase")
+
+
+@dataclass(frozen=True)
+class Point:
+    """One row: its fields, its cost and value, and where it stands.
+
+    rank: by value, within the group. pareto: on the front. near: off the front by less than seed noise.
+    """
+
+    fields: Mapping[str, Any]
+    cost: Stat
+    value: Stat
+    rank: Rank
+    pareto: bool
+    near: bool
+
+
+@dataclass(frozen=True)
+class Lack:
+    """A row without cost or value, and why."""
+
+    fields: Mapping[str, Any]
+    reason: str
+
+
+@dataclass(frozen=True)
+class Section:
+    """Points that may be compared, cheapest first; in groups where recipe or batch differ."""
+
+    machine: str
+    environment: str
+    title: str
+    task: str
+    dataset: str
+    cost: Column
+    value: Column
+    points: tuple[Point, ...]
+    lacking: tuple[Lack, ...]
+    noise: Mapping[str, Noise | None]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What `compare` found; ``by``: the axes that every line shows."""
+
+    by: tuple[str, ...]
+    sections: tuple[Section, ...]
+
+    def as_json(self) -> list[dict[str, Any]]:
+        """Sections of rows in plain lists and dicts; what is unknown is None."""
+        return [
+            {
+                "machine": section.machine,
+                "environment": section.environment,
+                "task": section.task,
+                "dataset": section.dataset,
+                "cost": section.cost.name,
+                "value": section.value.name,
+                "rows": [
+                    {
+                        "fields": dict(point.fields),
+                        "cost": point.cost.mean,
+                        "value": point.value.mean,
+                        "sd": point.value.sd,
+                        "n": point.value.n,
+                        "pareto": point.pareto,
+                        "near": point.near,
+                        "rank": point.rank.place,
+                        "tied": point.rank.tied,
+                    }
+                    for point in section.points
+                ],
+                "lacking": [asdict(lack) for lack in section.lacking],
+            }
+            for section in self.sections
+        ]
+
+    def render(self) -> "Group":
+        """For a terminal."""
+        from rich.console import Group  # noqa: PLC0415, --json needs no rich
+
+        return Group(*(part for section in self.sections for part in _render(section, self.by)))
+
+
+def compare(
+    results: Path,
+    *,
+    machine: str | None = None,
+    task: str | None = None,
+    cost: str = "latency_ms",
+    value: str | None = None,
+    where: Mapping[str, Sequence[str]] | None = None,
+    by: Sequence[str] | None = None,
+) -> Comparison:
+    """Cost against value for the rows that ``where`` (axis -> values, as texts) leaves.
+
+    Args:
+        results: results folder.
+        machine: name of a machine's folder; None: all of them.
+        task: "segmentation" or "detection"; None: all of them.
+        cost: column of the cost.
+        value: column of the value, ``column[class]`` for one class; None: the headline of the task.
+        where: values of axes (`AXES`) to keep.
+        by: axes that every line shows; further fields are shown where they vary. None: backbone, patch, head, input.
+
+    Raises:
+        UserError: no records, or none that match; an unknown machine, task, column, axis or value.
+    """
+    where = where or {}
+    _known("axis", [*where, *(by or ())], AXES)
+    cost_pair, value_pair = _column(cost), _column(value) if value else None
+    found = folders(results)
+    _known("machine", [machine] if machine else [], [folder.name for folder in found])
+    tables = [table for folder in found if machine in {None, folder.name} for table in read(folder).tables]
+    _known("task", [task] if task else [], {table.task for table in tables})
+    tables = [table for table in tables if task in {None, table.task}]
+    for axis, values in where.items():
+        there = {_axis(row, axis) for table in tables for row in table.rows} - {""}
+        _known(axis, [_normal(axis, text) for text in values], there)
+    sections = []
+    for table in tables:
+        chosen = value_pair or headline(table.task)
+        kept = [row for row in table.rows if _matches(row, where)]
+        if chosen and kept and {chosen[1].task, cost_pair[1].task} <= {None, table.task}:
+            sections.append(_section(table, kept, (cost, *cost_pair), (value or chosen[1].name, *chosen)))
+    if not sections:
+        raise UserError(f"no records under {results} match; leave out a filter, or measure them with `densebench run`")
+    return Comparison(tuple(by or ()), tuple(sections))
+
+
+def pareto(points: Sequence[tuple[float, float]]) -> list[bool]:
+    """Which (cost, value) points no other beats; less cost and more value are better, equal points stand together."""
+    best = float("-inf")
+    front = [False] * len(points)
+    ordered = sorted(range(len(points)), key=lambda index: points[index][0])
+    for _, same in groupby(ordered, key=lambda index: points[index][0]):
+        group = list(same)
+        top = max(points[index][1] for index in group)
+        if top > best:
+            best = top
+            for index in group:
+                front[index] = points[index][1] == top
+    return front
+
+
+def _section(
+    table: Table, rows: Sequence[Row], cost: tuple[str, Measure, Column], value: tuple[str, Measure, Column]
+) -> Section:
+    (cost_name, cost_measure, cost_column), (value_name, value_measure, value_column) = cost, value
+    matters = [name for name in FIELDS if name in {*cost_measure.fields, *value_measure.fields}]
+    groups: dict[tuple[Any, ...], dict[tuple[Part, Part], dict[str, Any]]] = {}
+    lacking: dict[tuple[Part | None, Part | None], Lack] = {}
+    for row in rows:
+        # Rows that differ only in fields that neither number depends on are one point.
+        fields = {name: row.fields[name] for name in matters if name in row.fields}
+        parts = row.parts.get(cost_measure.name), row.parts.get(value_measure.name)
+        if parts[0] and parts[1] and cost_name in row.values and value_name in row.values:
+            context = tuple(str(fields.get(name, "")) for name in _CONTEXT)
+            groups.setdefault(context, {})[parts[0], parts[1]] = fields
+        else:
+            lacking[parts] = Lack(fields, _why(row, {cost_name: cost_measure, value_name: value_measure}))
+    points: list[Point] = []
+    noises: dict[str, Noise | None] = {}
+    for context, group in sorted(groups.items()):
+        recipe = context[0]
+        if recipe not in noises:
+            of_recipe = (row.parts[value_measure.name] for row in table.rows if value_measure.name in row.parts)
+            noises[recipe] = noise((part for part in of_recipe if part.fields.get("recipe", "") == recipe), value_name)
+        points += _points(group, cost, value, noises[recipe])
+    return Section(
+        machine=table.machine,
+        environment=table.environment.comparable,
+        title=table.environment.title(),
+        task=table.task,
+        dataset=table.dataset,
+        cost=cost_column,
+        value=value_column,
+        points=tuple(points),
+        lacking=tuple(lacking.values()),
+        noise=noises,
+    )
+
+
+def _points(
+    group: Mapping[tuple[Part, Part], Mapping[str, Any]],
+    cost: tuple[str, Measure, Column],
+    value: tuple[str, Measure, Column],
+    spread: Noise | None,
+) -> list[Point]:
+    (cost_name, _, cost_column), (value_name, _, value_column) = cost, value
+    cheaper, better = 1 if cost_column.better == "lower" else -1, 1 if value_column.better == "higher" else -1
+
+    def coordinates(parts: tuple[Part, Part]) -> tuple[float, float]:
+        return cheaper * parts[0].values[cost_name].mean, better * parts[1].values[value_name].mean
+
+    ordered = sorted(group, key=lambda parts: (coordinates(parts)[0], -coordinates(parts)[1], order(group[parts])))
+    stats = {part: part.values[value_name] for _, part in ordered}
+    ranks = rank(stats, value_column, spread)
+    front = pareto([coordinates(parts) for parts in ordered])
+    points = []
+    best: Stat | None = None
+    for (first, second), optimal in zip(ordered, front, strict=True):
+        stat = stats[second]
+        if best is None or better * (stat.mean - best.mean) > 0:
+            best = stat
+        gap = better * (best.mean - stat.mean)
+        near = not optimal and spread is not None and gap <= spread.difference(best.n, stat.n)
+        points.append(Point(group[first, second], first.values[cost_name], stat, ranks[second], optimal, near))
+    return points
+
+
+def _why(row: Row, wanted: Mapping[str, Measure]) -> str:
+    found = []
+    for name, measure in wanted.items():
+        if name not in row.values:
+            part = row.parts.get(measure.name)
+            why = "not measured" if part is None else part.status if part.status != "ok" else "unknown"
+            found.append(f"no {name}: {why}{f' ({part.reason})' if part and part.reason else ''}")
+    return "; ".join(dict.fromkeys(found))
+
+
+def _known(kind: str, names: Iterable[str], there: Iterable[str]) -> None:
+    for name in names:
+        if name not in there:
+            raise unknown(kind, name, there)
+
+
+def _column(name: str) -> tuple[Measure, Column]:
+    known = {column.name: (measure, column) for measure, column in columns()}
+    directed = [key for key, (_, column) in known.items() if column.better]
+    found = known.get(name.partition("[")[0])
+    if found is None:
+        raise unknown("column", name, directed)
+    if not found[1].better:
+        raise UserError(f"column '{name}' has no better or worse; choose one of {', '.join(sorted(directed))}")
+    return found
+
+
+def _axis(row: Row, axis: str) -> str:
+    return row.input if axis == "resolution" else str(row.fields.get(axis, ""))
+
+
+def _normal(axis: str, text: str) -> str:
+    return f"{text}x{text}" if axis == "resolution" and text.isdigit() else text
+
+
+def _matches(row: Row, where: Mapping[str, Sequence[str]]) -> bool:
+    return all(_axis(row, axis) in {_normal(axis, text) for text in values} for axis, values in where.items())
+
+
+def _render(section: Section, by: Sequence[str]) -> Iterable[Any]:
+    from rich.text import Text  # noqa: PLC0415
+
+    shown = list(by or IDENTITY)
+    rest = [
+        name for name in (*IDENTITY, *OTHERS) if name not in shown and (name != "input" or "resolution" not in shown)
+    ]
+    lines = [choices(item.fields, rest) for item in (*section.points, *section.lacking)]
+    # A field that is known for some rows only does not vary.
+    shown += [name for index, name in enumerate(rest) if len({line[index] for line in lines} - {""}) > 1]
+    title = f"{section.task} on {section.dataset}: {section.value.title} against {section.cost.title}"
+    if section.points:
+        body = [
+            [
+                *choices(point.fields, shown),
+                number(point.cost, section.cost),
+                number(point.value, section.value, spread=True),
+                str(point.rank),
+                "*" if point.pareto else "~" if point.near else "",
+            ]
+            for point in section.points
+        ]
+        head = [*shown, label(section.cost), f"{label(section.value)} ± sd (seeds)", "rank", "Pareto"]
+        yield grid(title, head, body, f"{section.title}\n{_legend(section)}")
+    else:
+        yield Text(f"{title}: no row has both")
+    if section.lacking:
+        body = [[*choices(lack.fields, shown), lack.reason] for lack in section.lacking]
+        yield grid("without cost or value", [*shown, "reason"], body, "")
+
+
+def _legend(section: Section) -> str:
+    known = {recipe: noise for recipe, noise in section.noise.items() if noise}
+    legend = ["* no other row is both cheaper and better (in the same data set, recipe, batch and environment)"]
+    for recipe, spread in known.items():
+        where = f" under recipe {recipe}" if recipe and len(section.noise) > 1 else ""
+        least = f"differences under {spread.difference(1, 1):.2f} of one seed each"
+        legend.append(f"~ and equal ranks: within seed noise{where} ({least})")
+    if not known:
+        legend.append("seed noise is unknown: small differences may be chance")
+    return "\n".join(legend)

@@ -1,0 +1,75 @@
+"""What a data set promises: numpy arrays, one sample at a time, at any size.
+
+This page is the whole contract; a data set is one file beside it with
+
+* ``CATALOGUE``, a *literal* dict of name -> ``{"tasks": [...], "root": True | False, "redistributable": True | False}``
+  read without importing the file. ``root``: it needs ``--data-root``. ``redistributable``: pictures made from it
+  may show its photographs.
+* ``check(root, task)``, which raises `DataError` for a missing or half-present folder, in milliseconds and before anything
+  is measured (only where ``root`` is true);
+* ``load(name, *, task, root, cache, split) -> Dataset``.
+
+No file here imports torch.
+"""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+Task: TypeAlias = Literal["segmentation", "detection"]
+Split: TypeAlias = Literal["train", "val"]
+IGNORE = 255
+
+
+@dataclass(frozen=True)
+class Truth:
+    """The labels of one image at ``size`` (H, W) pixels.
+
+    mask: (H, W) uint8 class index, 255 = ignore; None for a detection data set.
+    boxes: (M, 4) float32 xyxy in pixels of ``size``; (0, 4) for segmentation.
+    labels: (M,) int64 in 0..K-1.
+    ignore: (M,) bool; objects that are neither to be found nor to be punished (VOC `difficult`, COCO crowd).
+    """
+
+    size: tuple[int, int]
+    mask: NDArray[np.uint8] | None
+    boxes: NDArray[np.float32]
+    labels: NDArray[np.int64]
+    ignore: NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One image (H, W, 3) uint8 RGB and its labels at the same size."""
+
+    image: NDArray[np.uint8]
+    truth: Truth
+
+
+class Dataset(ABC):
+    """One split of one data set for one task."""
+
+    name: str
+    task: Task
+    classes: tuple[str, ...]
+    background: int | None = None
+    """Index of the class that means "nothing here", left out of the foreground mIoU; None if there is none."""
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """Number of images."""
+
+    @abstractmethod
+    def sample(self, index: int, size: tuple[int, int]) -> Sample:
+        """Image and labels at ``size`` (H, W): the whole image, stretched to it if its shape is another.
+
+        Raises:
+            DataError: the image or its labels cannot be read, or a label is out of range; names the file.
+        """
+
+    @abstractmethod
+    def truth(self, index: int) -> Truth:
+        """Labels at ground-truth resolution, where the metric is computed whatever the input size is."""

@@ -1,0 +1,97 @@
+"""Live progress of a run: a bar with the time left and a line for each running cell; plain lines without a terminal."""
+
+import os
+import time
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.text import Text
+
+from bench import run
+from bench.launchers.contract import Event, Finished, Job, Started
+from bench.launchers.contract import Progress as Step
+from bench.measure import measures
+
+
+class Display:
+    """A context manager whose ``show`` takes the events of a run."""
+
+    def __init__(self, plan: run.Plan, console: Console) -> None:
+        self.plan = plan
+        self.console = console
+        self.total = len(plan.todo)
+        self.finished: list[Finished] = []
+        self.running: dict[str, tuple[Job, str, int, int, float]] = {}
+        self.slots = len(os.sched_getaffinity(0))
+        self.bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("{task.fields[left]}"),
+            console=console,
+        )
+        self.task = self.bar.add_task("measuring", total=self.total, left="")
+        self.live = Live(self, console=console, refresh_per_second=4, transient=True)
+
+    def __enter__(self) -> "Display":
+        if self.console.is_terminal:
+            self.live.__enter__()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self.console.is_terminal:
+            self.live.__exit__(None, None, None)
+
+    def __rich__(self) -> Group:
+        lines = [Text("  " + self._line(one), no_wrap=True, overflow="ellipsis") for one in self.running.values()]
+        return Group(self.bar, *lines)
+
+    def _line(self, one: tuple[Job, str, int, int, float]) -> str:
+        job, stage, done, total, since = one
+        steps = f" {done}/{total}" if total > 1 else ""
+        return f"{job.title()}: {stage}{steps}, {time.monotonic() - since:.0f} s"
+
+    def left(self) -> str:
+        """The time left, in words."""
+        seconds = run.seconds_left(self.plan, self.finished, self.slots)
+        for job, _, done, total, since in self.running.values():
+            if not job.measure.exclusive and total > 1:
+                seconds -= min(seconds, (time.monotonic() - since if done else 0.0) / self.slots)
+        return f"about {seconds / 60:.0f} min left" if seconds > 90 else f"about {seconds:.0f} s left"
+
+    def show(self, event: Event) -> None:
+        """Take one event."""
+        key = event.job.key
+        if isinstance(event, Started):
+            self.running[key] = (event.job, "starting", 0, 0, time.monotonic())
+        elif isinstance(event, Step):
+            self.running[key] = (event.job, event.stage, event.done, event.total, self.running[key][4])
+        else:
+            self.running.pop(key, None)
+            self.finished.append(event)
+            self._ended(event)
+        self.bar.update(self.task, completed=len(self.finished), left=self.left())
+
+    def _ended(self, event: Finished) -> None:
+        if event.status == "ok" and self.console.is_terminal:
+            return
+        text = f"[{len(self.finished)}/{self.total}] {event.job.title()}: "
+        text += _headline(event) if event.status == "ok" else f"{event.status}: {event.reason}"
+        text += f" ({event.wall_s:.1f} s)"
+        if not self.console.is_terminal:
+            text += f", {self.left()}"
+        self.console.print(Text(text, style="" if event.status == "ok" else "red"), soft_wrap=True)
+
+
+def _headline(event: Finished) -> str:
+    columns = measures()[event.job.measure.name].columns
+    shown = [column for column in columns if event.values.get(column.name) is not None and column.table]
+    shown = [column for column in shown if column.headline] or shown[:1]
+    parts = []
+    for column in shown:
+        value = event.values[column.name]
+        if isinstance(value, (int, float)):
+            parts.append(f"{column.title} {value:.{column.digits}f} {column.unit}".strip())
+    return ", ".join(parts) or "ok"

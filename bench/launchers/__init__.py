@@ -1,0 +1,1 @@
+"""Where cells run, one file each; the contract is in ``contract.py``."""

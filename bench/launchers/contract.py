@@ -1,0 +1,70 @@
+"""What a launcher promises: jobs in, events out, one process a job.
+
+A launcher is one file beside this one, free of torch, with a literal ``CATALOGUE`` and a function
+``launch(jobs, settings) -> Iterator[Event]``. It may run jobs in any order and several at a time; a job whose measure is
+``exclusive`` must have the device to itself. Closing the iterator ends what still runs.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from bench.cell import Cell
+from bench.measure import Measure, Value
+
+
+@dataclass(frozen=True)
+class Job:
+    """One measurement to make: a measure on a cell."""
+
+    measure: Measure
+    cell: Cell
+    root: Path | None
+    key: str
+
+    def title(self) -> str:
+        """Short text for people."""
+        seed = f" seed {self.cell.seed}" if "seed" in self.measure.fields else ""
+        return f"{self.measure.name} {self.cell.title()}{seed}"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What holds for all jobs of a run."""
+
+    cache: Path
+    pictures: Path
+    timeout_s: float
+
+
+@dataclass(frozen=True)
+class Started:
+    """A job's process runs."""
+
+    job: Job
+
+
+@dataclass(frozen=True)
+class Progress:
+    """A job has done ``done`` of ``total`` steps of a stage."""
+
+    job: Job
+    stage: str
+    done: int
+    total: int
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A job ended, one way or another; the fields are those of a record."""
+
+    job: Job
+    status: str
+    reason: str
+    started: str
+    wall_s: float
+    values: Mapping[str, Value] = field(default_factory=dict)
+    samples: Mapping[str, Sequence[float]] = field(default_factory=dict)
+
+
+Event = Started | Progress | Finished

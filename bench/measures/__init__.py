@@ -1,0 +1,1 @@
+"""Measures, one file each; the contract is in ``contract.py``."""

@@ -1,0 +1,171 @@
+"""What a short, seeded training run reaches: mIoU or box AP on the validation split."""
+
+CATALOGUE = {
+    "accuracy": {
+        "version": 1,
+        "fields": [
+            "backbone",
+            "patch",
+            "weights",
+            "head",
+            "height",
+            "width",
+            "dataset",
+            "dtype",
+            "attention",
+            "recipe",
+            "seed",
+        ],
+        "exclusive": False,
+        "seconds": 25.0,
+        "columns": [
+            {
+                "name": "miou",
+                "unit": "%",
+                "title": "mIoU",
+                "better": "higher",
+                "task": "segmentation",
+                "headline": True,
+            },
+            {
+                "name": "foreground_miou",
+                "unit": "%",
+                "title": "foreground mIoU",
+                "better": "higher",
+                "task": "segmentation",
+            },
+            {
+                "name": "pixel_accuracy",
+                "unit": "%",
+                "title": "pixel accuracy",
+                "better": "higher",
+                "task": "segmentation",
+            },
+            {"name": "class_iou", "unit": "%", "title": "IoU", "better": "higher", "table": False},
+            {"name": "ap", "unit": "%", "title": "AP", "better": "higher", "task": "detection", "headline": True},
+            {"name": "ap50", "unit": "%", "title": "AP50", "better": "higher", "task": "detection"},
+            {"name": "ap75", "unit": "%", "title": "AP75", "better": "higher", "task": "detection"},
+            {"name": "ap_small", "unit": "%", "title": "AP small", "better": "higher", "task": "detection"},
+            {"name": "ap_medium", "unit": "%", "title": "AP medium", "better": "higher", "task": "detection"},
+            {"name": "ap_large", "unit": "%", "title": "AP large", "better": "higher", "task": "detection"},
+            {"name": "class_ap", "unit": "%", "title": "AP", "better": "higher", "table": False},
+            {"name": "train_s", "unit": "s", "title": "training", "better": "lower", "digits": 0, "table": False},
+        ],
+    }
+}
+
+import copy
+import time
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+
+from bench import dataset, model, recipe
+from bench.catalogue import get
+from bench.cell import Cell
+from bench.data.contract import Dataset, Truth
+from bench.measure import Context, Outcome, Value
+from bench.metrics import BoxPrecision, Confusion
+from bench.pictures import draw
+from bench.recipe import Recipe
+from bench.training import train
+from heads.contract import Boxes, Model, Prediction
+
+EVALUATION_BATCH = 16
+
+
+def measure(cell: Cell, context: Context) -> Outcome:
+    """Train by the cell's recipe and evaluate the last weights on the validation split at ground-truth resolution.
+
+    The evaluated artifact is the one that latency and memory time: weights cast to the cell's dtype. Predictions are
+    mapped to the size of the ground truth, whatever size went in, so rows of several input sizes share one truth.
+    """
+    task = get("heads", cell.head).facts["task"]
+    device = model.device_of(cell)
+    plan = recipe.load(cell.recipe, task)
+    context.report("reading data", 0, 1)
+    data = dataset.load(cell.dataset, task=task, root=context.root, cache=context.cache, split="train")
+    val = dataset.load(cell.dataset, task=task, root=context.root, cache=context.cache, split="val")
+    net = model.of_cell(cell, len(data.classes)).to(device)
+    start = time.monotonic()
+    losses = train(
+        net,
+        data,
+        plan,
+        size=cell.size,
+        dtype=model.DTYPES[cell.dtype],
+        device=device,
+        seed=cell.seed,
+        report=context.report,
+    )
+    seconds = time.monotonic() - start
+    artifact = model.for_inference(copy.deepcopy(net), cell, device)
+    values = evaluate(artifact, val, plan, cell, context)
+    return Outcome({**values, "train_s": seconds}, {"loss": losses})
+
+
+def evaluate(net: Model, val: Dataset, plan: Recipe, cell: Cell, context: Context) -> dict[str, Value]:
+    """The metrics of a model on a validation split, in percent."""
+    confusion, boxes = Confusion(len(val.classes)), BoxPrecision(val.classes)
+    count = min(len(val), plan.val_images or len(val))
+    drawn: list[tuple[np.ndarray, Truth, np.ndarray | Boxes]] = []
+    done = 0
+    for images, truths, prediction in _predictions(net, val, cell, count):
+        for row, (image, truth) in enumerate(zip(images, truths, strict=True)):
+            found = prediction[row].cpu() if isinstance(prediction, torch.Tensor) else prediction[row]
+            if isinstance(found, torch.Tensor):
+                confusion.add(torch.from_numpy(np.array(truth.mask)), found)
+            else:
+                boxes.add(truth, found)
+            # Spread over the split: neighbouring frames of a video would all look alike.
+            if len(drawn) < plan.pictures and done + row == len(drawn) * max(1, count // max(1, plan.pictures)):
+                drawn.append((image, truth, found.numpy() if isinstance(found, torch.Tensor) else found))
+        done += len(images)
+        context.report("evaluation", done, count)
+    if drawn and context.pictures is not None:
+        photographs = bool(dataset.facts(cell.dataset)["redistributable"])
+        draw(drawn, val, context.pictures / _picture_name(cell), photographs=photographs)
+    if val.task == "detection":
+        return dict(boxes.result())
+    iou = confusion.iou()
+    foreground = np.delete(iou, val.background) if val.background is not None else iou
+    return {
+        "miou": _percent(np.nanmean(iou)),
+        "foreground_miou": _percent(np.nanmean(foreground)),
+        "pixel_accuracy": _percent(confusion.pixel_accuracy()),
+        "class_iou": {name: _percent(value) for name, value in zip(val.classes, iou, strict=True)},
+    }
+
+
+def _predictions(
+    net: Model, val: Dataset, cell: Cell, count: int
+) -> Iterator[tuple[list[np.ndarray], list[Truth], Prediction]]:
+    """Batches of neighbours whose truth has one size, so that one decode serves a batch."""
+    parameter = next(net.parameters())
+    images: list[np.ndarray] = []
+    truths: list[Truth] = []
+    for index in range(count):
+        truth = val.truth(index)
+        if truths and (truth.size != truths[0].size or len(truths) == EVALUATION_BATCH):
+            yield images, truths, _predict(net, images, truths[0].size, parameter)
+            images, truths = [], []
+        images.append(val.sample(index, cell.size).image)
+        truths.append(truth)
+    if truths:
+        yield images, truths, _predict(net, images, truths[0].size, parameter)
+
+
+@torch.inference_mode()
+def _predict(net: Model, images: list[np.ndarray], size: tuple[int, int], like: torch.Tensor) -> Prediction:
+    batch = torch.from_numpy(np.stack(images)).to(like.device).permute(0, 3, 1, 2).float().div(255).to(like.dtype)
+    return net.decode(net(batch), size)
+
+
+def _picture_name(cell: Cell) -> str:
+    names = (cell.dataset.replace(":", "-"), cell.backbone, f"p{cell.patch}", cell.head)
+    return "_".join((*names, f"{cell.height}x{cell.width}", cell.recipe, f"seed{cell.seed}")) + ".png"
+
+
+def _percent(value: float) -> float | None:
+    return None if np.isnan(value) else 100 * float(value)

@@ -1,0 +1,102 @@
+"""From names to a ready model: the one place where a backbone meets a head."""
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from backbones.contract import Attention, Backbone, Unsupported
+from bench import catalogue
+from bench.cell import Cell
+from bench.errors import UserError
+from heads.contract import Head, Model
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def build(
+    backbone: str,
+    head: str,
+    *,
+    patch: int | None = None,
+    size: tuple[int, int],
+    classes: int,
+    weights: Literal["random"] = "random",
+    attention: Attention = "auto",
+) -> Model:
+    """A backbone under a head as one nn.Module, in train mode, on the current default device.
+
+    Args:
+        backbone: a name of ``densebench list backbones``.
+        head: a name of ``densebench list heads``.
+        patch: patch size in pixels; None for the backbone's native one.
+        size: (H, W) of the input in pixels.
+        classes: K of the head (for segmentation with the background, for detection without).
+        weights: "random": initialised from torch's global generator.
+        attention: kernel, see `backbones.contract.Attention`.
+
+    Returns:
+        RGB (B, 3, H, W) in 0..1 -> raw outputs; ``.loss(raw, target)`` and ``.decode(raw, size)`` go with it. Under
+        ``with torch.device("meta"):`` it has shapes and no storage.
+
+    Raises:
+        UserError: an unknown name, weights or number of classes.
+        Unsupported: this backbone cannot have this patch size or input size; the text names the nearest possible.
+    """
+    if weights != "random":
+        raise UserError(f"weights '{weights}' are not known; this version builds models with weights='random'")
+    if classes < 1:
+        raise UserError(f"a head needs at least 1 class and got classes={classes}")
+    entry = catalogue.get("backbones", backbone)
+    head_entry = catalogue.get("heads", head)
+    patch = entry.facts["patch"] if patch is None else patch
+    body: Backbone = entry.load().build(backbone, patch=patch, size=size, attention=attention)
+    top: Head = head_entry.load().build(head, levels=body.levels, classes=classes)
+    return Model(body, top)
+
+
+def of_cell(cell: Cell, classes: int) -> Model:
+    """The model of a cell, with random weights from the cell's seed, on the default device."""
+    torch.manual_seed(cell.seed)
+    return build(
+        cell.backbone,
+        cell.head,
+        patch=cell.patch,
+        size=cell.size,
+        classes=classes,
+        weights=cell.weights,  # pyright: ignore[reportArgumentType] - a cell comes from a file; build checks it
+        attention=cell.attention,  # pyright: ignore[reportArgumentType] - checked by the matrix
+    )
+
+
+def device_of(cell: Cell) -> torch.device:
+    """The cell's device, if this machine has it.
+
+    Raises:
+        Unsupported: torch sees no such device here.
+    """
+    device = torch.device(cell.device)
+    if device.type == "cpu":
+        return device
+    here = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    if here is None or here.type != device.type:
+        raise Unsupported(f"device {cell.device} is wanted and torch {torch.__version__} sees {here or 'only the CPU'}")
+    return device
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait until the device has done what was asked of it; on a CPU that is already so."""
+    if device.type != "cpu":
+        torch.accelerator.synchronize(device)
+
+
+def for_inference(model: Model, cell: Cell, device: torch.device) -> Model:
+    """The artifact that latency and memory measure and that accuracy is evaluated on: weights in the cell's dtype."""
+    return model.to(device=device, dtype=DTYPES[cell.dtype]).eval()
+
+
+def noise(cell: Cell, device: torch.device) -> Tensor:
+    """A batch of uniform noise in 0..1, (B, 3, H, W) in the cell's dtype; the same values everywhere."""
+    generator = torch.Generator().manual_seed(0)
+    image = torch.rand(cell.batch, 3, *cell.size, generator=generator)
+    return image.to(device=device, dtype=DTYPES[cell.dtype])

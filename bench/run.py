@@ -1,0 +1,247 @@
+"""``densebench run``: a matrix becomes records; what the store already has is not measured again."""
+
+import math
+import os
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from bench import catalogue, dataset, recipe
+from bench.cell import Cell
+from bench.environment import Environment, as_json
+from bench.errors import UserError
+from bench.launchers.contract import Event, Finished, Job, Settings
+from bench.matrix import Matrix
+from bench.measure import measures
+from bench.record import SETTLED, Record, question
+from bench.store import Store
+
+
+@dataclass(frozen=True)
+class Planned:
+    """One measurement of a plan.
+
+    done: the record that already answers it; None: to be measured. refused: why it cannot be measured at all.
+    """
+
+    job: Job
+    done: Record | None
+    refused: str
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Every distinct measurement of a matrix, in its order, and how many cells share them."""
+
+    cells: int
+    planned: tuple[Planned, ...]
+    environment: Environment
+
+    @property
+    def todo(self) -> list[Planned]:
+        """What is still to be measured."""
+        return [planned for planned in self.planned if planned.done is None]
+
+
+@dataclass(frozen=True)
+class Summary:
+    """How a run ended: the last record of every measurement of its plan that has one."""
+
+    records: tuple[Record, ...]
+    missing: int
+    interrupted: bool = False
+
+    @property
+    def failed(self) -> list[Record]:
+        """The records that hold no number."""
+        return [record for record in self.records if record.status != "ok"]
+
+
+def plan(matrix: Matrix, environment: Environment, store: Store, roots: dataset.Roots, *, retry: bool = False) -> Plan:
+    """What a matrix asks, less what the store answers.
+
+    Args:
+        matrix: with its overrides.
+        environment: this machine; only records of a comparable one count as answers.
+        store: the machine's records.
+        roots: where data sets lie.
+        retry: measure again what could not be measured before.
+
+    Raises:
+        UserError: a data set cannot be found or is broken, or the store cannot be read.
+    """
+    answers = _answers(store, environment)
+    cells: set[Cell] = set()
+    planned: dict[str, Planned] = {}
+    for asked, names in matrix.cells(environment):
+        name, root = roots.resolve(asked.dataset)
+        cell = replace(asked, dataset=name)
+        cells.add(cell)
+        task = catalogue.get("heads", cell.head).facts["task"]
+        refused = _checked(name, task, root)
+        for measure in (measures()[name] for name in names):
+            fields = cell.part(measure.fields)
+            key = question(measure.name, measure.version, fields, _inputs(cell, measure.fields, task))
+            if key in planned:
+                continue
+            done = answers.get(key)
+            if done is not None and (done.status not in SETTLED or (retry and done.status != "ok")):
+                done = None
+            planned[key] = Planned(Job(measure, cell, root, key), done, refused)
+    return Plan(len(cells), tuple(planned.values()), environment)
+
+
+def run(
+    plan: Plan,
+    store: Store,
+    settings: Settings,
+    launcher: str,
+    show: Callable[[Event], None],
+    say: Callable[[str], None],
+) -> Summary:
+    """Measure what the plan still wants; every result is on the disk before the next event.
+
+    ``show`` sees every event, ``say`` a sentence for the user now and then. An interrupt ends the workers, keeps what
+    was measured and returns a summary that says so.
+
+    Raises:
+        UserError: the store cannot be written to, or another run holds it.
+    """
+    latest = {planned.job.key: planned.done for planned in plan.planned if planned.done is not None}
+    interrupted = False
+    with store.writing() as writer:
+        for note in writer.repaired:
+            say(note)
+        if plan.environment.id not in store.environments():
+            writer.environment(as_json(plan.environment))
+
+        def keep(event: Finished) -> None:
+            record = _record(event, plan.environment)
+            writer.record(record)
+            latest[event.job.key] = record
+
+        try:
+            for planned in plan.todo:
+                if planned.refused:
+                    event = Finished(planned.job, "unsupported", planned.refused, "", 0.0)
+                    keep(event)
+                    show(event)
+            jobs = [planned.job for planned in plan.todo if not planned.refused]
+            events = catalogue.get("launchers", launcher).load().launch(jobs, settings) if jobs else iter(())
+            try:
+                for event in events:
+                    if isinstance(event, Finished):
+                        keep(event)
+                    show(event)
+            finally:
+                if jobs:
+                    events.close()
+        except KeyboardInterrupt:
+            interrupted = True
+    return Summary(tuple(latest.values()), len(plan.planned) - len(latest), interrupted)
+
+
+def cache_folder() -> Path:
+    """Where what can be made again is kept: ``$DENSEBENCH_CACHE``, or ``densebench`` in the user's cache folder."""
+    if named := os.environ.get("DENSEBENCH_CACHE"):
+        return Path(named)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "densebench"
+
+
+def _answers(store: Store, environment: Environment) -> dict[str, Record]:
+    known = {name: described.comparable for name, described in store.environments().items()}
+    answers: dict[str, Record] = {}
+    for record in store.records():
+        if known.get(record.environment) != environment.comparable:
+            continue
+        before = answers.get(record.key)
+        # A later failure (of --retry, say) does not take away a number.
+        if before is None or before.status not in SETTLED or record.status in SETTLED:
+            answers[record.key] = record
+    return answers
+
+
+_CHECKED: dict[tuple[str, str, Path | None], str] = {}
+
+
+def _checked(name: str, task: str, root: Path | None) -> str:
+    key = (name, task, root)
+    if key not in _CHECKED:
+        _CHECKED[key] = dataset.check(name, task, root)  # pyright: ignore[reportArgumentType] - a head's literal
+    return _CHECKED[key]
+
+
+def _inputs(cell: Cell, fields: Iterable[str], task: str) -> dict[str, str]:
+    if "recipe" not in fields:
+        return {}
+    recipe.load(cell.recipe, task)  # a wrong recipe is an error now, not in the middle of the run
+    return {"recipe": recipe.digest(cell.recipe)}
+
+
+def _record(event: Finished, environment: Environment) -> Record:
+    job = event.job
+    task = catalogue.get("heads", job.cell.head).facts["task"]
+    return Record(
+        measure=job.measure.name,
+        version=job.measure.version,
+        fields=job.cell.part(job.measure.fields),
+        inputs=_inputs(job.cell, job.measure.fields, task),
+        environment=environment.id,
+        status=event.status,
+        reason=event.reason,
+        values=_finite(event),
+        samples=event.samples,
+        started=event.started,
+        wall_s=round(event.wall_s, 3),
+    )
+
+
+def _finite(event: Finished) -> dict[str, float | int | str | dict[str, float | None] | None]:
+    for name, value in event.values.items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise UserError(f"measure {event.job.measure.name} gave {value} for {name}; it must give None if unknown")
+    return dict(event.values)
+
+
+def machine_folder(results: Path, machine: str | None, environment: Environment) -> Path:
+    """``results/<machine>``; the machine's name is made from its GPU or CPU unless given."""
+    return results / (machine or environment.slug())
+
+
+def as_json_plan(plan: Plan) -> list[dict[str, object]]:
+    """For ``run --dry-run --json``: one object a measurement."""
+    return [
+        {
+            "measure": planned.job.measure.name,
+            "version": planned.job.measure.version,
+            "fields": planned.job.cell.part(planned.job.measure.fields),
+            "todo": planned.done is None,
+            "status": planned.done.status if planned.done else ("unsupported" if planned.refused else None),
+            "reason": planned.done.reason if planned.done else planned.refused,
+        }
+        for planned in plan.planned
+    ]
+
+
+def seconds_left(plan: Plan, finished: Sequence[Finished], slots: int) -> float:
+    """A guess of the seconds that the rest of a plan takes, from what was measured so far (else from its measures).
+
+    ``slots``: how many shared jobs run at a time.
+    """
+    ended = {event.job.key for event in finished}
+    walls: dict[str, list[float]] = {}
+    for record in (planned.done for planned in plan.planned):
+        if record is not None and record.status == "ok":
+            walls.setdefault(record.measure, []).append(record.wall_s)
+    for event in finished:
+        if event.status == "ok":
+            walls.setdefault(event.job.measure.name, []).append(event.wall_s)
+    total = 0.0
+    for planned in plan.todo:
+        measure = planned.job.measure
+        if planned.job.key in ended or planned.refused:
+            continue
+        known = walls.get(measure.name)
+        each = sum(known) / len(known) if known else measure.seconds
+        total += each if measure.exclusive else each / slots
+    return total

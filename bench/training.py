@@ -1,0 +1,179 @@
+"""A seeded training run: any model, any data set, by a recipe."""
+
+import math
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torchvision import tv_tensors
+from torchvision.transforms import v2
+
+from bench.data.contract import IGNORE, Dataset, Sample
+from bench.measure import Invalid
+from bench.recipe import Recipe
+from heads.contract import Boxes, Model, Target
+
+_NO_DECAY_NAMES = ("pos_embed", "cls_token", "dist_token", "relative_position_bias_table")
+
+
+def train(
+    model: Model,
+    data: Dataset,
+    recipe: Recipe,
+    *,
+    size: tuple[int, int],
+    dtype: torch.dtype,
+    device: torch.device,
+    seed: int,
+    report: Callable[[str, int, int], None],
+) -> list[float]:
+    """Train in place with AdamW, a linear warm-up and a cosine; the loss of every step is returned.
+
+    Args:
+        model: in float32 on ``device``; below float32 the steps run under autocast to ``dtype``.
+        data: training split, read at ``size`` (H, W).
+        recipe: every number of it.
+        seed: of the order of images, of augmentation and of whatever the loss draws.
+        report: told (stage, step, steps) as it goes.
+
+    Raises:
+        Invalid: the loss is not finite; says at which step.
+    """
+    torch.manual_seed(seed)
+    model.train()
+    if data.task == "segmentation" and recipe.class_weight_power:
+        model.head.set_class_weights(class_weights(data, recipe, size).to(device))
+    model.head.loss_stride = recipe.loss_stride
+    optimizer = torch.optim.AdamW(_groups(model, recipe.weight_decay), lr=recipe.lr, betas=recipe.betas)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, recipe))
+    scaler = torch.GradScaler(device.type, enabled=dtype == torch.float16)
+    losses = []
+    for step, (image, target) in enumerate(batches(data, recipe, size=size, device=device, seed=seed)):
+        report("training", step, recipe.steps)
+        with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+            raw = model(image)
+        loss = model.loss(raw, target)
+        if not torch.isfinite(loss):
+            raise Invalid(f"the loss became {loss.item()} at step {step} of {recipe.steps}; lower the learning rate")
+        optimizer.zero_grad(set_to_none=True)
+        scaler.scale(loss).backward()
+        scaler.unscale_(optimizer)
+        nn.utils.clip_grad_norm_(model.parameters(), recipe.clip)
+        scaler.step(optimizer)
+        scaler.update()
+        schedule.step()
+        losses.append(loss.item())
+    return losses
+
+
+def batches(
+    data: Dataset, recipe: Recipe, *, size: tuple[int, int], device: torch.device, seed: int
+) -> Iterator[tuple[Float[Tensor, "B 3 H W"], Target]]:
+    """``recipe.steps`` augmented batches: RGB in 0..1, and the target of the task. Every image once an epoch."""
+    count = min(len(data), recipe.train_images or len(data))
+    order = _shuffled(count, seed)
+    augment = augmentation(recipe, size)
+    for _ in range(recipe.steps):
+        pairs = [augment(*tensors(data.sample(next(order), size))) for _ in range(recipe.batch)]
+        image = torch.stack([image for image, _ in pairs]).to(device, non_blocking=True).float() / 255
+        yield image, collate([target for _, target in pairs], device)
+
+
+def _shuffled(count: int, seed: int) -> Iterator[int]:
+    # numpy's generator, not torch's: the order of the images must not depend on how often a model or a loss draws.
+    generator = np.random.default_rng([seed, 1])
+    while True:
+        yield from generator.permutation(count).tolist()
+
+
+def tensors(sample: Sample) -> tuple[tv_tensors.Image, dict[str, Tensor]]:
+    """What torchvision's transforms understand: image (3, H, W) uint8; "mask" (H, W), or "boxes", "labels", "ignore"."""
+    image = tv_tensors.Image(torch.from_numpy(np.array(sample.image)).permute(2, 0, 1))
+    truth = sample.truth
+    if truth.mask is not None:
+        return image, {"mask": tv_tensors.Mask(torch.from_numpy(np.array(truth.mask)))}
+    boxes = tv_tensors.BoundingBoxes(
+        torch.from_numpy(np.array(truth.boxes)).reshape(-1, 4),
+        format=tv_tensors.BoundingBoxFormat.XYXY,
+        canvas_size=truth.size,
+    )
+    return image, {
+        "boxes": boxes,
+        "labels": torch.from_numpy(np.array(truth.labels)),
+        "ignore": torch.from_numpy(np.array(truth.ignore)),
+    }
+
+
+def augmentation(recipe: Recipe, size: tuple[int, int]) -> v2.Transform:
+    """The recipe's augmentation with torchvision.transforms.v2; what a crop uncovers is black and ignored."""
+    fill = {tv_tensors.Image: 0, tv_tensors.Mask: IGNORE, tv_tensors.BoundingBoxes: 0}
+    steps: list[v2.Transform] = []
+    if recipe.scale is not None:
+        steps += [
+            v2.ScaleJitter(size, scale_range=recipe.scale, antialias=True),
+            v2.RandomCrop(size, pad_if_needed=True, fill=fill),
+            v2.ClampBoundingBoxes(),
+        ]
+    if recipe.flip:
+        steps.append(v2.RandomHorizontalFlip())
+    if recipe.flip_vertical:
+        steps.append(v2.RandomVerticalFlip())
+    if recipe.jitter:
+        strength = recipe.jitter
+        steps.append(v2.ColorJitter(brightness=strength, contrast=strength, saturation=strength))
+    if recipe.scale is not None:
+        # A crop cuts objects down to slivers of a pixel or none, which are nothing to be found.
+        steps.append(v2.SanitizeBoundingBoxes(min_size=2, labels_getter=_per_box))
+    return v2.Compose(steps or [v2.Identity()])
+
+
+def _per_box(inputs: tuple[object, dict[str, Tensor]]) -> tuple[Tensor, ...]:
+    target = inputs[1]
+    return (target["labels"], target["ignore"]) if "labels" in target else ()
+
+
+def collate(targets: list[dict[str, Tensor]], device: torch.device) -> Target:
+    """Masks stacked to (B, H, W) int64, or a list of `Boxes`."""
+    if "mask" in targets[0]:
+        return torch.stack([target["mask"].as_subclass(Tensor) for target in targets]).to(device).long()
+    return [
+        Boxes(
+            xyxy=target["boxes"].as_subclass(Tensor).float().to(device),
+            labels=target["labels"].to(device),
+            ignore=target["ignore"].to(device),
+        )
+        for target in targets
+    ]
+
+
+def class_weights(data: Dataset, recipe: Recipe, size: tuple[int, int], *, images: int = 100) -> Float[Tensor, " K"]:
+    """frequency ** -power over the first ``images`` training masks, scaled to mean 1 over pixels; absent classes get 0."""
+    count = min(len(data), recipe.train_images or len(data), images)
+    pixels = np.zeros(256, np.int64)
+    for index in range(count):
+        mask = data.sample(index, size).truth.mask
+        assert mask is not None, "a segmentation data set has masks"
+        pixels += np.bincount(mask.ravel(), minlength=256)
+    frequency = pixels[: len(data.classes)] / max(1, pixels[: len(data.classes)].sum())
+    weights = np.zeros_like(frequency)
+    np.power(frequency, -recipe.class_weight_power, out=weights, where=frequency > 0)
+    return torch.from_numpy(weights / max((weights * frequency).sum(), 1e-12)).float()
+
+
+def _groups(model: nn.Module, weight_decay: float) -> list[dict[str, object]]:
+    """Weight decay on matrices and kernels only: none on norms, biases, positions and tokens."""
+    decay, plain = [], []
+    for name, parameter in model.named_parameters():
+        no_decay = parameter.ndim <= 1 or name.rpartition(".")[2] in _NO_DECAY_NAMES
+        (plain if no_decay else decay).append(parameter)
+    return [{"params": decay, "weight_decay": weight_decay}, {"params": plain, "weight_decay": 0.0}]
+
+
+def _rate(step: int, recipe: Recipe) -> float:
+    warm = max(1, round(recipe.steps * recipe.warmup))
+    if step < warm:
+        return (step + 1) / warm
+    progress = (step - warm) / max(1, recipe.steps - warm)
+    return recipe.final_lr + (1 - recipe.final_lr) * (1 + math.cos(math.pi * progress)) / 2

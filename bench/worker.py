@@ -1,0 +1,82 @@
+"""The torch side of a measurement: runs in a process of its own, forked from one that has the libraries loaded."""
+
+import contextlib
+import os
+import signal
+import tempfile
+import traceback
+from importlib import import_module
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import torch
+
+from backbones.contract import Unsupported
+from bench import catalogue
+from bench.errors import UserError
+from bench.launchers.contract import Job, Settings
+from bench.measure import Context, Invalid
+
+
+def preload() -> None:
+    """Import every plug-in once, so that forked workers find them loaded. A broken one fails where it is used."""
+    for kind in ("backbones", "heads", "data", "measures"):
+        for entry in catalogue.entries(kind).values():
+            with contextlib.suppress(Exception):
+                entry.load()
+
+
+def work(job: Job, settings: Settings, threads: int, connection: Connection) -> None:
+    """Measure and send the fields of a `Finished` event; progress on the way."""
+    # Ctrl-C is the parent's to handle: it ends its workers in order.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with tempfile.TemporaryFile() as log:
+        for stream in (1, 2):
+            os.dup2(log.fileno(), stream)  # libraries write where they like; it must not tear the progress display
+        answer = _measure(job, settings, threads, connection, log)
+    with contextlib.suppress(BrokenPipeError):
+        connection.send(("finished", answer))
+    connection.close()
+    # Skip the interpreter's tear-down: with torch loaded it takes tenths of a second and nothing is left to save.
+    os._exit(0)
+
+
+def _measure(job: Job, settings: Settings, threads: int, connection: Connection, log: BinaryIO) -> dict[str, Any]:
+    def report(stage: str, done: int, total: int) -> None:
+        connection.send(("progress", (stage, done, total)))
+
+    torch.set_num_threads(threads)
+    context = Context(report, threads, settings.cache, job.root, settings.pictures)
+    try:
+        module = import_module(catalogue.get("measures", job.measure.name).module)
+        outcome = module.measure(job.cell, context)
+    except Unsupported as error:
+        return _failed("unsupported", str(error))
+    except Invalid as error:
+        return _failed("invalid", str(error))
+    except UserError as error:
+        return _failed("error", str(error))
+    except (MemoryError, torch.OutOfMemoryError) as error:
+        return _failed("oom", str(error).partition("\n")[0] or "out of memory")
+    except Exception as error:  # noqa: BLE001 - one bad cell never costs the others; the reason goes into its record
+        # torch's CPU allocator raises a bare RuntimeError.
+        if "can't allocate memory" in str(error) or "not enough memory" in str(error):
+            return _failed("oom", str(error).partition("\n")[0])
+        frames = [f for f in traceback.extract_tb(error.__traceback__) if Path(f.filename).is_relative_to(catalogue.ROOT)]
+        where = f" (in {Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else ""
+        return _failed("error", f"{type(error).__name__}: {error}{where}{_tail(log)}")
+    return {"status": "ok", "reason": "", "values": dict(outcome.values), "samples": dict(outcome.samples)}
+
+
+def _failed(status: str, reason: str) -> dict[str, Any]:
+    return {"status": status, "reason": reason}
+
+
+def _tail(log: BinaryIO) -> str:
+    log.seek(0)
+    lines = log.read().decode(errors="replace").strip().splitlines()[-3:]
+    return " | " + " | ".join(lines) if lines else ""
+
+
+preload()

@@ -1,0 +1,82 @@
+"""UPerNet: pyramid pooling over the coarsest map, a top-down pathway, and one fusion of all scales.
+
+Xiao et al. 2018 (arXiv 1807.10221), with the numbers of Swin's ADE20K models (Liu et al. 2021, arXiv 2103.14030). The
+decoder is segmentation_models_pytorch's.
+"""
+
+from jaxtyping import Float
+from segmentation_models_pytorch.base.initialization import initialize_decoder
+from segmentation_models_pytorch.decoders.upernet.decoder import UPerNetDecoder
+from torch import Tensor, nn
+
+from backbones.contract import Features, Level
+from heads.pyramid import Pyramid
+from heads.segmentation import SegmentationHead
+
+CATALOGUE = {
+    "upernet": {"task": "segmentation", "channels": 512, "norm": "batch", "dropout": 0.1},
+    "upernet_pico": {"task": "segmentation", "channels": 64, "norm": "group", "dropout": 0.0},
+}
+
+STRIDES = (4, 8, 16, 32)
+GROUP = 16
+"""Channels a group of a GroupNorm. A map pooled to one cell gives a group no more values than this; with torch's usual
+32 groups a narrow head would have two, and normalising two values leaves nothing but their order."""
+
+
+class UPerNet(SegmentationHead):
+    """UPerNet on maps of strides 4, 8, 16, 32; logits have stride 4.
+
+    A backbone that has these four strides is taken exactly as published. Any other is brought to them by a `Pyramid`
+    that keeps the widths (for a plain ViT of width D: D/4, D/2, D, D).
+
+    Batch norm cannot work in the pooling module: its first branch has one cell an image, so a batch of one raises in
+    training and a batch of two reduces every channel to its sign; published training had 16 images in synchronised
+    batches. That module always gets GroupNorm, with equally many parameters. ``batch_norm`` decides about the rest:
+    True as published, False for GroupNorm there too, the better choice for the small batches of CPU training.
+
+    Args:
+        levels: of the backbone.
+        classes: K.
+        channels: width of the decoder, a multiple of 16.
+        batch_norm: see above.
+        dropout: share of the channels dropped before the classifier.
+    """
+
+    def __init__(
+        self, levels: tuple[Level, ...], classes: int, *, channels: int, batch_norm: bool, dropout: float
+    ) -> None:
+        super().__init__(classes)
+        self.pyramid = Pyramid(levels, STRIDES)
+        widths = [level.channels for level in self.pyramid.levels]
+        # The decoder counts from strides 1 and 2, which it then leaves out; they have no channels here.
+        self.decoder = UPerNetDecoder([0, 0, *widths], encoder_depth=len(widths) + 1, decoder_channels=channels)
+        use_group_norm(self.decoder if not batch_norm else self.decoder.psp)
+        initialize_decoder(self.decoder)
+        self.classifier = nn.Sequential(nn.Dropout2d(dropout), nn.Conv2d(channels, classes, kernel_size=1))
+
+    def forward(self, features: Features, size: tuple[int, int]) -> Float[Tensor, "B K h w"]:
+        """Logits (B, K, ceil(H / 4), ceil(W / 4))."""
+        maps = self.pyramid(features, size)
+        return self.classifier(self.decoder([maps[0], maps[0], *maps]))  # the first two are never read
+
+
+def use_group_norm(module: nn.Module) -> None:
+    """Put a GroupNorm in the place of every BatchNorm2d inside ``module``."""
+    for name, child in module.named_children():
+        if isinstance(child, nn.BatchNorm2d):
+            setattr(module, name, nn.GroupNorm(child.num_features // GROUP, child.num_features))
+        else:
+            use_group_norm(child)
+
+
+def build(name: str, *, levels: tuple[Level, ...], classes: int) -> UPerNet:
+    """Head ``name`` over a backbone's ``levels``."""
+    numbers = CATALOGUE[name]
+    return UPerNet(
+        levels,
+        classes,
+        channels=int(numbers["channels"]),
+        batch_norm=numbers["norm"] == "batch",
+        dropout=float(numbers["dropout"]),
+    )

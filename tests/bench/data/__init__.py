@@ -1,0 +1,1 @@
+"""Tests of the data sets, and tiny data sets to test with (`fixtures`)."""

@@ -1,0 +1,198 @@
+"""Tiny data sets in exactly the layouts that people have on disk, and the odd files that come with them.
+
+Every picture holds one rectangle of a class on a plain background, so that what a loader must return is known:
+`rectangle` gives the place, `COLOURS` the colour. Nothing is random.
+"""
+
+import struct
+import zlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from xml.sax.saxutils import escape
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+SIZE = (36, 48)
+"""(H, W) of the pictures unless told otherwise; not square, so that swapped axes show."""
+
+COLOURS = ((0, 0, 0), (200, 40, 40), (40, 200, 40), (40, 40, 200), (200, 200, 40))
+"""(R, G, B) of background and of the rectangle of class 1, 2, ..."""
+
+
+@dataclass(frozen=True)
+class Thing:
+    """An ``object`` of an annotation: 1-based inclusive xmin, ymin, xmax, ymax, as Pascal VOC writes it."""
+
+    name: str
+    corners: tuple[float | str, float | str, float | str, float | str]
+    difficult: bool = False
+    parts: tuple["Thing", ...] = ()
+
+
+def rectangle(index: int, size: tuple[int, int] = SIZE) -> tuple[int, int, int, int]:
+    """Return x1, y1, x2, y2 (0-based, half-open) of the rectangle in picture number ``index``."""
+    height, width = size
+    x1, y1 = width // 8 + index % 3, height // 6 + index % 2
+    return x1, y1, x1 + width // 2, y1 + height // 2
+
+
+def label_map(label: int, index: int, size: tuple[int, int] = SIZE, background: int = 0) -> NDArray[np.uint8]:
+    """Return (H, W) uint8 of ``background`` with the rectangle of picture ``index`` as ``label``."""
+    labels = np.full(size, background, np.uint8)
+    x1, y1, x2, y2 = rectangle(index, size)
+    labels[y1:y2, x1:x2] = label
+    return labels
+
+
+def picture(label: int, index: int, size: tuple[int, int] = SIZE) -> NDArray[np.uint8]:
+    """Return the (H, W, 3) uint8 picture of which `label_map` is the truth."""
+    return np.array(COLOURS, np.uint8)[label_map(label, index, size)]
+
+
+def write_image(path: Path, image: NDArray[np.uint8], mode: str = "RGB", exif_orientation: int | None = None) -> None:
+    """Write (H, W, 3) pixels as a file of the given Pillow mode; the format follows from the name."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    exif = Image.Exif()
+    if exif_orientation is not None:
+        exif[0x0112] = exif_orientation
+    # Little loss, so that colours can be compared; a PNG ignores both.
+    Image.fromarray(image).convert(mode).save(path, exif=exif, quality=95, subsampling=0)
+
+
+def write_labels(path: Path, labels: NDArray[np.uint8], *, palette: bool = True) -> None:
+    """Write (H, W) indices as PNG: with Pascal VOC's palette, or as grey-scale."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image = _with_palette(labels) if palette else Image.fromarray(labels)
+    image.save(path)
+
+
+def write_grey_labels(path: Path, labels: NDArray[np.uint8], depth: int) -> None:
+    """Write (H, W) indices as a grey PNG of 1, 2, 4 or 8 bits a pixel, as PNG optimisers do; Pillow cannot."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    height, width = labels.shape
+    bits = np.unpackbits(labels[..., None], axis=2)[..., 8 - depth :].reshape(height, width * depth)
+    rows = np.packbits(bits, axis=1)
+    raw = b"".join(b"\0" + row.tobytes() for row in rows)
+
+    def chunk(kind: bytes, body: bytes) -> bytes:
+        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+    header = struct.pack(">IIBBBBB", width, height, depth, 0, 0, 0, 0)
+    body = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(raw)) + chunk(b"IEND", b"")
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + body)
+
+
+def truncate(path: Path, fraction: float = 0.5) -> None:
+    """Cut the end off a file, as an interrupted copy does."""
+    content = path.read_bytes()
+    path.write_bytes(content[: int(len(content) * fraction)])
+
+
+def write_annotation(
+    path: Path, things: Sequence[Thing], *, size: tuple[int, int] = SIZE, source: str = "Unknown"
+) -> None:
+    """Write Pascal VOC's XML for a picture of ``size`` (H, W)."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    objects = "".join(_object_xml(thing) for thing in things)
+    path.write_text(
+        f"<annotation>\n\t<folder>JPEGImages</folder>\n\t<filename>{escape(path.stem)}.jpg</filename>\n"
+        f"\t<source>\n\t\t<database>Unknown</database>\n\t\t<annotation>{source}</annotation>\n\t</source>\n"
+        f"\t<size>\n\t\t<width>{size[1]}</width>\n\t\t<height>{size[0]}</height>\n\t\t<depth>3</depth>\n\t</size>\n"
+        f"\t<segmented>0</segmented>\n{objects}</annotation>\n",
+        encoding="utf-8",
+    )
+
+
+def write_camvid(
+    root: Path, *, train: int = 4, val: int = 2, size: tuple[int, int] = SIZE, suffix: str = ".png"
+) -> Path:
+    """Write CamVid in SegNet's layout: background Building (1), a rectangle of Road (3) or Car (8), a seam of 11."""
+    for split, count, first in (("train", train, 0), ("val", val, train)):
+        listing: list[str] = []
+        for index in range(first, first + count):
+            name = f"0001TP_{index:06d}"
+            labels = label_map((3, 8)[index % 2], index, size, background=1)
+            labels[0] = 11
+            write_image(root / split / f"{name}{suffix}", picture(1 + index % 2, index, size))
+            write_labels(root / f"{split}annot" / f"{name}.png", labels, palette=False)
+            listing.append(f"/SegNet/CamVid/{split}/{name}.png /SegNet/CamVid/{split}annot/{name}.png")
+        (root / f"{split}.txt").write_text("\n".join(listing) + "\n", encoding="utf-8")
+    return root
+
+
+def write_voc(
+    root: Path,
+    *,
+    train: int = 4,
+    val: int = 2,
+    size: tuple[int, int] = SIZE,
+    classes: Sequence[str] = ("disc", "box"),
+    labelmap: bool = False,
+    source: str = "Unknown",
+) -> Path:
+    """Write both tasks in Pascal VOC's layout; picture i holds one rectangle of class i modulo their number.
+
+    Label maps have index 0 around the rectangle, 1 + class in it, and 255 in the topmost row.
+    """
+    for split, count, first in (("train", train, 0), ("val", val, train)):
+        names: list[str] = []
+        for index in range(first, first + count):
+            name = f"image_{index:03d}"
+            label = 1 + index % len(classes)
+            x1, y1, x2, y2 = rectangle(index, size)
+            labels = label_map(label, index, size)
+            labels[0] = 255
+            write_image(root / "JPEGImages" / f"{name}.jpg", picture(label, index, size))
+            write_labels(root / "SegmentationClass" / f"{name}.png", labels)
+            thing = Thing(classes[label - 1], (x1 + 1, y1 + 1, x2, y2))
+            write_annotation(root / "Annotations" / f"{name}.xml", [thing], size=size, source=source)
+            names.append(name)
+        for task in ("Main", "Segmentation"):
+            write_list(root / "ImageSets" / task / f"{split}.txt", names)
+    if labelmap:
+        entries = zip(("background", *classes), COLOURS, strict=False)
+        lines = [f"{name}:{red},{green},{blue}::" for name, (red, green, blue) in entries]
+        (root / "labelmap.txt").write_text("\n".join(["# label:color_rgb:parts:actions", *lines]) + "\n", "utf-8")
+    return root
+
+
+def write_list(path: Path, names: Sequence[str]) -> None:
+    """Write one name a line."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(f"{name}\n" for name in names), encoding="utf-8")
+
+
+WRITERS: dict[str, Callable[[Path], Path]] = {"camvid": write_camvid, "voc": write_voc}
+"""Data set -> what writes a tiny one into a folder and returns the data root."""
+
+
+def _with_palette(labels: NDArray[np.uint8]) -> Image.Image:
+    """Return a palette image whose pixel values are ``labels`` and whose colours are Pascal VOC's."""
+    image = Image.new("P", (labels.shape[1], labels.shape[0]))
+    image.putdata(labels.ravel().tolist())
+    palette: list[int] = []
+    for index in range(256):
+        colour = [0, 0, 0]
+        for bit in range(8):  # bits 0, 3, 6 of the index are the highest bits of red, and so on
+            colour[bit % 3] |= (index >> bit & 1) << (7 - bit // 3)
+        palette += colour
+    image.putpalette(palette)
+    return image
+
+
+def _object_xml(thing: Thing) -> str:
+    # As in VOC, a part has a name and a box, and nothing else. Parts stand before the name here, so that whoever takes
+    # the first name that comes takes a wrong one.
+    parts = "".join(f"<part><name>{escape(part.name)}</name>{_box_xml(part)}</part>" for part in thing.parts)
+    return (
+        f"\t<object>{parts}<name>{escape(thing.name)}</name><pose>Unspecified</pose><truncated>0</truncated>"
+        f"<difficult>{int(thing.difficult)}</difficult>{_box_xml(thing)}</object>\n"
+    )
+
+
+def _box_xml(thing: Thing) -> str:
+    sides = zip(("xmin", "ymin", "xmax", "ymax"), thing.corners, strict=True)
+    return f"<bndbox>{''.join(f'<{side}>{value}</{side}>' for side, value in sides)}</bndbox>"
