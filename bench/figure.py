@@ -19,7 +19,7 @@ _MARKERS = "os^DvPX<>"
 def figure(results: Path, task: str, path: Path, *, cost: str = "latency_ms") -> Path:
     """Draw a machine's folder (or all machines of a results folder) as a PNG: the same records give the same bytes.
 
-    One panel an environment and data set. Colour: family of the backbone; shape: head; label: patch and input size;
+    One panel an environment and data set. Colour: family of the backbone; shape: head; label: backbone/patch, input size;
     bars: standard deviation over seeds; filled: Pareto-optimal; line: the Pareto front.
 
     Raises:
@@ -60,7 +60,7 @@ def _assign(names: Sequence[str], choices: Sequence[str]) -> dict[str, str]:
 def _panel(axes: "Axes", section: Section, colours: dict[str, str], markers: dict[str, str]) -> None:
     axes.set_xscale("log")
     axes.set_xlabel(f"{label(section.cost)}: {section.cost.better} is better")
-    axes.set_ylabel(label(section.value))
+    axes.set_ylabel(f"{label(section.value)}: {section.value.better} is better")
     axes.set_title(f"{section.task} on {section.dataset}\n{section.title}", fontsize=9, loc="left")
     axes.grid(which="both", linewidth=0.4, color="#dddddd")
     axes.set_axisbelow(True)
@@ -125,8 +125,12 @@ def _labels(axes: "Axes", points: Sequence[Point]) -> None:
     for point, (x, y) in sorted(zip(points, places, strict=True), key=lambda pair: not pair[0].pareto):
         text = f"{point.fields.get('backbone', '')}/{point.fields.get('patch', '')}"
         text += f" {_size(point)}" if several else ""
-        width, height = 3.9 * len(text) * scale, 8 * scale
-        for dx, dy in ((8, -3), (-8 - width / scale, -3), (-width / scale / 2, 8), (-width / scale / 2, -15)):
+        width, height = 4.1 * len(text) * scale, 8 * scale
+        span = width / scale
+        offsets = [(8.0, -3.0), (-8 - span, -3.0), (-span / 2, 8.0), (-span / 2, -15.0)]
+        # Nothing lies on the better side of the front: its names stand there, clear of the line.
+        offsets = [(-4 - span, 6.0), (4.0, 6.0), *offsets] if point.pareto else offsets
+        for dx, dy in offsets:
             left, low = x + dx * scale, y + dy * scale
             box = (left, low, left + width, low + height)
             inside = frame.x0 <= box[0] and box[2] <= frame.x1 and frame.y0 <= box[1] and box[3] <= frame.y1
@@ -139,6 +143,7 @@ def _labels(axes: "Axes", points: Sequence[Point]) -> None:
                     textcoords="offset points",
                     fontsize=7,
                     color="#222222",
+                    bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.75, "pad": 0.4},
                 )
                 break
 
@@ -152,4 +157,5 @@ def _context(point: Point) -> tuple[str, str]:
 
 
 def _size(point: Point) -> str:
-    return f"{point.fields.get('height', '')}x{point.fields.get('width', '')}"
+    height, width = point.fields.get("height", ""), point.fields.get("width", "")
+    return str(height) if height == width else f"{height}x{width}"

@@ -24,6 +24,7 @@ OTHERS = tuple(
 )
 """The fields that are shown where they vary."""
 _LONGEST = 300
+_PLAIN = re.compile(r"[A-Za-z0-9.±() /%=-]{0,40}")
 
 
 @dataclass(frozen=True)
@@ -327,6 +328,8 @@ def _lines(head: Sequence[str], body: Iterable[Sequence[str]]) -> str:
 
 def _text(text: str) -> str:
     """One line of Markdown that shows exactly this text; what is very long is cut (the CSV has it all)."""
+    if _PLAIN.fullmatch(text):
+        return text
     text = " ".join(text.split())
     if len(text) > _LONGEST:
         text = text[:_LONGEST] + "…"

@@ -14,11 +14,12 @@ from it. Without noise estimate, only equal numbers tie.
 """
 
 import math
-import statistics
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import permutations
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -265,10 +266,12 @@ def rank(stats: Mapping[Part, Stat], column: Column, noise: Noise | None) -> dic
     return ranks
 
 
-def order(fields: Mapping[str, Any]) -> tuple[tuple[bool, str, Any], ...]:
-    """A key that sorts cells by their fields, with unknown ones last."""
-    # The type comes before the value: a number is never compared with a text.
-    return tuple((name not in fields, type(fields.get(name)).__name__, fields.get(name, 0)) for name in FIELDS)
+def order(fields: Mapping[str, Any]) -> tuple[tuple[int, Any], ...]:
+    """A key that sorts cells by their fields: numbers, then texts, then what is unknown."""
+    return tuple(
+        (2, 0) if (value := fields.get(name)) is None else (1, value) if isinstance(value, str) else (0, value)
+        for name in FIELDS
+    )
 
 
 def vary(rows: Sequence[Row] | Sequence[Part], names: Iterable[str]) -> tuple[list[str], dict[str, Any]]:
@@ -302,10 +305,12 @@ def _current(records: Sequence[Record], left_out: Counter[str]) -> list[Record]:
         if any(digests[name, record.fields.get(name)] != text for name, text in record.inputs.items()):
             left_out[_EDITED] += 1
             continue
-        before = kept.get(record.key)
-        left_out.update([_SUPERSEDED] if before else [])
+        key = record.key
+        before = kept.get(key)
+        if before is not None:
+            left_out[_SUPERSEDED] += 1
         if before is None or record.status in SETTLED or before.status not in SETTLED:
-            kept[record.key] = record
+            kept[key] = record
     return list(kept.values())
 
 
@@ -359,9 +364,9 @@ def _ranked(task: str, rows: list[Row]) -> tuple[tuple[Row, ...], dict[Row, Rank
 
 def _parts(records: Iterable[Record]) -> list[Part]:
     groups: dict[tuple[Any, ...], list[Record]] = defaultdict(list)
+    keys = {name: _values(field for field in measure.fields if field != "seed") for name, measure in measures().items()}
     for record in records:
-        names = [name for name in measures()[record.measure].fields if name != "seed"]
-        groups[record.measure, *(record.fields[name] for name in names)].append(record)
+        groups[record.measure, keys[record.measure](record.fields)].append(record)
     return [
         Part(
             group[0].measure,
@@ -374,31 +379,35 @@ def _parts(records: Iterable[Record]) -> list[Part]:
 
 def _join(parts: Sequence[Part]) -> Iterator[list[Part]]:
     """All largest sets of parts that agree wherever they share a field (and share the fields that all parts have)."""
-    shared = sorted(set(FIELDS).intersection(*(part.fields for part in parts)))
-    groups: dict[tuple[Any, ...], list[Part]] = defaultdict(list)
+    shared = set(FIELDS).intersection(*(part.fields for part in parts))
+    key = _values(sorted(shared))
+    groups: dict[Any, list[Part]] = defaultdict(list)
     for part in parts:
-        groups[tuple(part.fields[name] for name in shared)].append(part)
+        groups[key(part.fields)].append(part)
     for group in groups.values():
-        yield from _grow([], set(group), set(), _partners(group))
+        yield from _grow([], set(group), set(), _partners(group, shared))
 
 
-def _partners(parts: Sequence[Part]) -> dict[Part, set[Part]]:
-    """Part -> the parts of other measures that agree with it in all the fields that both have."""
+def _partners(parts: Sequence[Part], shared: set[str]) -> dict[Part, set[Part]]:
+    """Part -> the parts of other measures that agree with it in all the fields that both have; all agree in `shared`."""
     by_measure: dict[str, list[Part]] = defaultdict(list)
     for part in parts:
         by_measure[part.measure].append(part)
     partners: dict[Part, set[Part]] = {part: set() for part in parts}
-    for first, mine in by_measure.items():
-        for second, others in by_measure.items():
-            if first == second:
-                continue
-            common = [name for name in mine[0].fields if name in others[0].fields]
-            index: dict[tuple[Any, ...], list[Part]] = defaultdict(list)
-            for part in others:
-                index[tuple(part.fields[name] for name in common)].append(part)
-            for part in mine:
-                partners[part].update(index.get(tuple(part.fields[name] for name in common), ()))
+    for mine, others in permutations(by_measure.values(), 2):
+        key = _values(name for name in mine[0].fields if name in others[0].fields and name not in shared)
+        index: dict[Any, list[Part]] = defaultdict(list)
+        for part in others:
+            index[key(part.fields)].append(part)
+        for part in mine:
+            partners[part].update(index.get(key(part.fields), ()))
     return partners
+
+
+def _values(names: Iterable[str]) -> Callable[[Mapping[str, Any]], Any]:
+    """A function that gives the values of these fields, for a key."""
+    chosen = tuple(names)
+    return itemgetter(*chosen) if chosen else lambda _: ()
 
 
 def _grow(
@@ -419,7 +428,8 @@ def _grow(
 def _stat(values: Sequence[float]) -> Stat:
     if len(values) == 1:
         return Stat(values[0], None, 1)
-    return Stat(statistics.fmean(values), statistics.stdev(values), len(values))
+    mean = math.fsum(values) / len(values)
+    return Stat(mean, math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (len(values) - 1)), len(values))
 
 
 def _applies(column: Column, task: str | None, as_headline: bool) -> bool:

@@ -162,8 +162,11 @@ class Square(Shape):
 
 @dataclass(frozen=True, slots=True)
 class Stroke(Shape):
-    """A thin cubic: along its axis, turned by ``angle``, it runs from -``half`` to ``half`` round (x, y) and
-    deviates by bow (1 - t^2) + sway t (1 - t^2), t in -1..1; all in image sides. Its ends are cut across the axis."""
+    """A thin cubic, with centre (x, y) and an axis turned by ``angle``; lengths in image sides.
+
+    Along the axis it runs from -``half`` to ``half`` and deviates from it by bow (1 - t^2) + sway t (1 - t^2), t in
+    -1..1. Its ends are cut across the axis.
+    """
 
     x: float
     y: float

@@ -109,7 +109,13 @@ def matrix(backbones: int, *, seeds: int = 1) -> list[Record]:
         for patch in (8, 16):
             for size in (128, 256):
                 for place, (head, task) in enumerate(_HEADS.items()):
-                    cell: dict[str, Any] = {"backbone": f"vit_{index}", "patch": patch, "height": size, "width": size, "head": head}
+                    cell: dict[str, Any] = {
+                        "backbone": f"vit_{index}",
+                        "patch": patch,
+                        "height": size,
+                        "width": size,
+                        "head": head,
+                    }
                     latency = (5 + index % 7) * size / patch + place
                     score = 30 + index % 11 - patch / 4 + place
                     found += [
