@@ -296,7 +296,13 @@ def _render(section: Section, by: Sequence[str]) -> Iterable[Any]:
             ]
             for point in section.points
         ]
-        head = [*shown, label(section.cost), f"{label(section.value)} ± sd (seeds)", "rank", "Pareto"]
+        head = [
+            *shown,
+            label(section.cost),
+            f"{label(section.value)} ±\N{NO-BREAK SPACE}sd\N{NO-BREAK SPACE}(seeds)",
+            "rank",
+            "Pareto",
+        ]
         yield grid(title, head, body, f"{section.title}\n{_legend(section)}")
     else:
         yield Text(f"{title}: no row has both")

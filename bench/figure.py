@@ -19,8 +19,8 @@ _MARKERS = "os^DvPX<>"
 def figure(results: Path, task: str, path: Path, *, cost: str = "latency_ms") -> Path:
     """Draw a machine's folder (or all machines of a results folder) as a PNG: the same records give the same bytes.
 
-    One panel an environment and data set. Colour: family of the backbone; shape: head; label: backbone/patch, input size;
-    bars: standard deviation over seeds; filled: Pareto-optimal; line: the Pareto front.
+    One panel an environment and data set. Colour: family of the backbone; shape: head; label: backbone/patch, size of
+    the input; bars: standard deviation over seeds; filled: Pareto-optimal; line: the Pareto front.
 
     Raises:
         UserError: no records of this task with cost and accuracy, or a file that cannot be written; names it.

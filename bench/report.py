@@ -100,37 +100,42 @@ def summary_table(table: Table) -> "Grid":
     for measure, column in columns(table.task):
         if column.table and any(column.name in row.values for row in table.rows):
             chosen.setdefault(measure.name, column)
-    return grid(
-        f"{table.task} on {table.dataset}",
-        ["rank", *IDENTITY, *several, *(label(column) for column in chosen.values()), "status"],
-        [
-            [
-                str(table.ranks.get(row, "")),
-                *choices(row.fields, [*IDENTITY, *several]),
-                *(
-                    number(row.values.get(column.name), column, spread=top is not None and column == top[1])
-                    for column in chosen.values()
-                ),
-                status(row.parts.values()),
-            ]
-            for row in table.rows
-        ],
-        f"{table.environment.title()}\n{_stated(fixed)}",
-    )
+    body = []
+    for row in table.rows:
+        backbone, patch, *rest = choices(row.fields, [*IDENTITY, *several])
+        found = []
+        for column in chosen.values():
+            text = number(row.values.get(column.name), column, spread=bool(top) and column == top[1])
+            found.append(text.partition(" (")[0])
+        failed = status(row.parts.values()).replace(", ", "\n")
+        body.append([str(table.ranks.get(row, "")), f"{backbone}/{patch}", *rest, *found, failed])
+    head = [
+        "rank",
+        "backbone/ patch",
+        *IDENTITY[2:],
+        *several,
+        *(label(column) for column in chosen.values()),
+        "status",
+    ]
+    if not any(line[-1] for line in body):
+        head, body = head[:-1], [line[:-1] for line in body]
+    return grid(f"{table.task} on {table.dataset}", head, body, f"{table.environment.title()}\n{_stated(fixed)}")
 
 
 def grid(title: str, head: Sequence[str], lines: Iterable[Sequence[str]], caption: str) -> "Grid":
-    """A table for a terminal: texts to the left, numbers to the right."""
+    """A table for a terminal: texts to the left, numbers to the right; where it is narrow, texts are folded."""
     from rich import box  # noqa: PLC0415, starting without a terminal needs no rich
     from rich.markup import escape  # noqa: PLC0415
     from rich.table import Table as Grid  # noqa: PLC0415
 
-    found = Grid(title=escape(title), caption=escape(caption), box=box.SIMPLE_HEAD, padding=(0, 1))
+    found = Grid(title=escape(title), caption=escape(caption), box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     found.title_justify = found.caption_justify = "left"
     body = [[escape(text) for text in line] for line in lines]
     for index, name in enumerate(head):
         numeric = all(not line[index] or line[index][0].isdigit() for line in body)
-        found.add_column(escape(name), justify="right" if numeric else "left", overflow="fold", no_wrap=numeric)
+        # One word a line keeps a column as narrow as its numbers, which are never cut.
+        words = escape(name).replace(" ", "\n")
+        found.add_column(words, justify="right" if numeric else "left", overflow="fold", no_wrap=numeric)
     for line in body:
         found.add_row(*line)
     return found
@@ -246,9 +251,9 @@ def _notes(task: str, tables: Sequence[Table], left_out: Mapping[str, int]) -> s
     top = headline(task)
     if top and top[0].name in present:
         lines.append(
-            f"{_text(top[1].title)} is short-budget learnability: the model starts from the stated weights and is trained "
-            "by the stated recipe, for far fewer steps than it could use. It compares rows of one table and is no "
-            "benchmark accuracy."
+            f"{_text(top[1].title)} is short-budget learnability: the model starts from the stated weights and is "
+            "trained by the stated recipe, for far fewer steps than it could use. It compares rows of one table and is "
+            "no benchmark accuracy."
         )
     lines += [f"{name}, version {measures()[name].version}: {_text(measures()[name].doc)}" for name in sorted(present)]
     if left_out:
@@ -272,8 +277,8 @@ def _noise(table: Table) -> str:
         else:
             found.append(
                 f"Seed noise of {top[1].title}{where}: sd {noise.sd:.2f} ({noise.freedom} degrees of freedom); rows "
-                f"share a rank when they cannot be told apart from the best of their group, which takes a difference "
-                f"of {noise.difference(1, 1):.2f} with one seed each, {noise.difference(2, 2):.2f} with two (about 95 %)."
+                "share a rank when they cannot be told apart from the best of their group, which takes a difference of "
+                f"{noise.difference(1, 1):.2f} with one seed each, {noise.difference(2, 2):.2f} with two (about 95 %)."
             )
     return _text(" ".join(found))
 

@@ -389,7 +389,7 @@ def _join(parts: Sequence[Part]) -> Iterator[list[Part]]:
 
 
 def _partners(parts: Sequence[Part], shared: set[str]) -> dict[Part, set[Part]]:
-    """Part -> the parts of other measures that agree with it in all the fields that both have; all agree in `shared`."""
+    """Part -> the parts of other measures that agree with it in all fields that both have; all agree in `shared`."""
     by_measure: dict[str, list[Part]] = defaultdict(list)
     for part in parts:
         by_measure[part.measure].append(part)

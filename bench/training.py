@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
-from bench.data.contract import IGNORE, Dataset, Sample
+from bench.data.contract import IGNORE, Dataset, Sample, Task
 from bench.measure import Invalid
 from bench.recipe import Recipe
 from heads.contract import Boxes, Model, Target
@@ -46,7 +46,8 @@ def train(
     if data.task == "segmentation" and recipe.class_weight_power:
         model.head.set_class_weights(class_weights(data, recipe, size).to(device))
     model.head.loss_stride = recipe.loss_stride
-    optimizer = torch.optim.AdamW(_groups(model, recipe.weight_decay), lr=recipe.lr, betas=recipe.betas)
+    groups = _groups(model, recipe.weight_decay)
+    optimizer = torch.optim.AdamW(groups, lr=recipe.lr, betas=recipe.betas, fused=True)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, recipe))
     scaler = torch.GradScaler(device.type, enabled=dtype == torch.float16)
     losses = []
@@ -74,7 +75,7 @@ def batches(
     """``recipe.steps`` augmented batches: RGB in 0..1, and the target of the task. Every image once an epoch."""
     count = min(len(data), recipe.train_images or len(data))
     order = _shuffled(count, seed)
-    augment = augmentation(recipe, size)
+    augment = augmentation(recipe, size, data.task)
     for _ in range(recipe.steps):
         pairs = [augment(*tensors(data.sample(next(order), size))) for _ in range(recipe.batch)]
         image = torch.stack([image for image, _ in pairs]).to(device, non_blocking=True).float() / 255
@@ -106,7 +107,7 @@ def tensors(sample: Sample) -> tuple[tv_tensors.Image, dict[str, Tensor]]:
     }
 
 
-def augmentation(recipe: Recipe, size: tuple[int, int]) -> v2.Transform:
+def augmentation(recipe: Recipe, size: tuple[int, int], task: Task) -> v2.Transform:
     """The recipe's augmentation with torchvision.transforms.v2; what a crop uncovers is black and ignored."""
     fill = {tv_tensors.Image: 0, tv_tensors.Mask: IGNORE, tv_tensors.BoundingBoxes: 0}
     steps: list[v2.Transform] = []
@@ -123,15 +124,15 @@ def augmentation(recipe: Recipe, size: tuple[int, int]) -> v2.Transform:
     if recipe.jitter:
         strength = recipe.jitter
         steps.append(v2.ColorJitter(brightness=strength, contrast=strength, saturation=strength))
-    if recipe.scale is not None:
+    if recipe.scale is not None and task == "detection":
         # A crop cuts objects down to slivers of a pixel or none, which are nothing to be found.
         steps.append(v2.SanitizeBoundingBoxes(min_size=2, labels_getter=_per_box))
     return v2.Compose(steps or [v2.Identity()])
 
 
 def _per_box(inputs: tuple[object, dict[str, Tensor]]) -> tuple[Tensor, ...]:
-    target = inputs[1]
-    return (target["labels"], target["ignore"]) if "labels" in target else ()
+    """What goes with a box and is dropped with it."""
+    return inputs[1]["labels"], inputs[1]["ignore"]
 
 
 def collate(targets: list[dict[str, Tensor]], device: torch.device) -> Target:

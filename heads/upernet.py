@@ -15,7 +15,7 @@ from heads.segmentation import SegmentationHead
 
 CATALOGUE = {
     "upernet": {"task": "segmentation", "channels": 512, "norm": "batch", "dropout": 0.1},
-    "upernet_pico": {"task": "segmentation", "channels": 64, "norm": "group", "dropout": 0.0},
+    "upernet_pico": {"task": "segmentation", "channels": 32, "norm": "batch", "dropout": 0.0},
 }
 
 STRIDES = (4, 8, 16, 32)

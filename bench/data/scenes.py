@@ -62,16 +62,16 @@ class _World:
 
     seed: int = 20_231
     counts: tuple[tuple[Split, int], ...] = (("train", 2000), ("val", 200))
-    things: tuple[int, int] = (4, 7)
+    things: tuple[int, int] = (5, 8)
     """Objects drawn; a scene may end with fewer, where no place was left or one was hidden."""
-    most: int = 7
-    filled: tuple[float, float] = (0.05, 0.45)
+    most: int = 8
+    filled: tuple[float, float] = (0.06, 0.5)
     """Diameter of disks and polygons, log-uniform as all sizes are."""
-    woven: tuple[float, float] = (0.12, 0.45)
+    woven: tuple[float, float] = (0.14, 0.5)
     """Diameter of textured objects: below, not two periods would fit."""
-    twin: tuple[float, float] = (0.08, 0.36)
+    twin: tuple[float, float] = (0.1, 0.36)
     """Length of a cross; above, little room is left at the required distance from the mark."""
-    ring: tuple[float, float] = (0.1, 0.45)
+    ring: tuple[float, float] = (0.12, 0.5)
     stroke: tuple[float, float] = (0.15, 0.6)
     stroke_width: tuple[float, float] = (1.5 / 128, 3 / 128)
     ring_width: tuple[float, float] = (2 / 128, 4 / 128)
@@ -175,13 +175,17 @@ _FADE[0, 0] = 0
 
 
 def _ground(rng: np.random.Generator, dice: _Dice) -> art.Ground:
-    """A colour, a linear gradient, noise that is mostly of lightness and weaker for finer waves, and grain."""
+    """A muted colour, a linear gradient, noise that is mostly of lightness and weaker for finer waves, and grain.
+
+    Muted as most natural grounds are: what tells an object from the ground is then quickly learnt, and a short training
+    spends its steps on what tells the objects from one another.
+    """
     noise = rng.standard_normal((4, *_FADE.shape)) * _FADE
     waves = np.zeros((3, art.WAVES + 2, art.WAVES + 2))
     waves[:, _COSINES[:, None], _COSINES] = (noise[:1] + 0.5 * noise[1:]) * dice.uniform(0.03, 0.08)
-    waves[:, 0, 0] = rng.uniform(0.15, 0.85, 3)
-    waves[:, 1, 0] = rng.uniform(-0.25, 0.25, 3)
-    waves[:, 0, 1] = rng.uniform(-0.25, 0.25, 3)
+    waves[:, 0, 0] = dice.uniform(0.3, 0.7) + rng.uniform(-0.1, 0.1, 3)
+    waves[:, 1, 0] = dice.uniform(-0.2, 0.2) + rng.uniform(-0.06, 0.06, 3)
+    waves[:, 0, 1] = dice.uniform(-0.2, 0.2) + rng.uniform(-0.06, 0.06, 3)
     offset = (dice.below(art.GRAIN_TILE // 2), dice.below(art.GRAIN_TILE // 2))
     return art.Ground(waves, dice.uniform(0.01, 0.04), offset)
 

@@ -39,8 +39,8 @@ from bench.catalogue import get
 from bench.cell import Cell
 from bench.measure import Context, Outcome
 
-WARM_UP_S, WARM_UP_ITERATIONS = 0.15, 3
-BUDGET_S, LEAST, MOST = 0.8, 10, 200
+WARM_UP_S, WARM_UP_ITERATIONS = 0.1, 3
+BUDGET_S, LEAST, MOST = 0.5, 10, 200
 
 
 def measure(cell: Cell, context: Context) -> Outcome:

@@ -88,8 +88,9 @@ def test_filters_and_classes(tmp_path: Path) -> None:
 
 def test_machines_and_environments_have_sections_of_their_own(tmp_path: Path) -> None:
     here, there = environment("here"), environment("there", cpu="Other CPU")
-    cells = [("accuracy", {"miou": 4.0}), ("latency", {"latency_ms": 1.0})]
-    records = [make(name, environment=e, **values) for e in ("here", "there") for name, values in cells]
+    records = []
+    for name in ("here", "there"):
+        records += [make("accuracy", environment=name, miou=4.0), make("latency", environment=name, latency_ms=1.0)]
     write(tmp_path / "results" / "one", records, [here, there])
     write(tmp_path / "results" / "two", records[:2], [here])
     found = [(section["machine"], section["environment"]) for section in compare(tmp_path / "results").as_json()]

@@ -75,7 +75,8 @@ def test_csv_has_everything(tmp_path: Path) -> None:
     for row in (small, large):
         assert (row["miou"], row["miou_sd"], row["miou_n"]) == ("0.2", repr(0.02**0.5), "2")
         assert (row["class_iou[disc]"], row["class_iou[disc]_n"]) == ("50.5", "2")
-        assert (row["tokens"], row["tokens_sd"], row["params_m"], row["ap"]) == ("64", "", "", "")
+        assert (row["tokens"], row["tokens_sd"], row["params_m"], row["images_per_s"]) == ("64", "", "", "")
+        assert "ap" not in row
         assert row["environment"] == "here"
 
 
@@ -151,19 +152,19 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
 
 def test_the_summary_fits_a_terminal(tmp_path: Path) -> None:
     folder = write(tmp_path / "box", [*matrix(1, seeds=2), make("latency", backbone="big", status="oom")])
-    console = Console(file=io.StringIO(), width=100)
+    console = Console(file=io.StringIO(), width=90)
     for table in read(folder).tables:
         console.print(summary_table(table))
     assert isinstance(console.file, io.StringIO)
     text = console.file.getvalue()
-    assert "31.2 ± 0.4 (2)" not in text
-    assert "28.2 ± 0.4 (2)" in text
+    # vit_0 at patch 8 under linear: 30 - 8 / 4 + 0 and half a point more for the second seed.
+    assert "28.2 ± 0.4" in text
     assert "latency: oom" in text
-    assert max(map(len, text.splitlines())) <= 100
+    assert max(map(len, text.splitlines())) <= 90
 
 
 def test_a_frame_has_one_line_a_seed(tmp_path: Path) -> None:
-    from bench.frame import load  # noqa: PLC0415, pandas takes seconds to import
+    from bench.frame import load
 
     records = [
         make("accuracy", seed=0, miou=40.0, class_iou={"disc": 1.0}),
@@ -177,12 +178,13 @@ def test_a_frame_has_one_line_a_seed(tmp_path: Path) -> None:
     assert list(frame["seed"].isna()) == [True, False, False]
     assert list(frame["miou"].isna()) == [True, False, True]
     assert list(frame["status_accuracy"])[1:] == ["ok", "error"]
-    assert frame["class_iou[disc]"][1] == 1.0
+    assert list(frame["class_iou[disc]"])[1] == 1.0
     assert frame.attrs["units"]["latency_ms"] == "ms"
 
 
+@pytest.mark.slow
 def test_a_figure_is_the_same_for_the_same_records(tmp_path: Path) -> None:
-    from bench.figure import figure  # noqa: PLC0415, matplotlib takes seconds to import
+    from bench.figure import figure
 
     folder = write(tmp_path / "box", matrix(2, seeds=2))
     first, second = (figure(folder, "segmentation", tmp_path / name).read_bytes() for name in ("a.png", "b.png"))

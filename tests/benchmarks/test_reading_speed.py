@@ -2,7 +2,8 @@
 
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,8 @@ import pytest
 
 from bench.compare import compare
 from bench.report import report
-from tests.bench.records import matrix, small_catalogue, write
+from bench.rows import read
+from tests.bench.records import make, matrix, small_catalogue, write
 
 _RECORDS = 5000
 
@@ -24,39 +26,42 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         yield folder / "results"
 
 
+def _within_a_second(function: Callable[[], Any]) -> Any:
+    """What the function returns; CPU time, and the better of up to three, since other processes may be busy."""
+    for _ in range(3):
+        start = time.process_time()
+        found = function()
+        if time.process_time() - start < 1.0:
+            return found
+    pytest.fail("takes more than a second")
+
+
 def test_report(benchmark: Any, results: Path) -> None:
-    done = benchmark.pedantic(report, (results,), {"check": True}, rounds=3)
+    done = benchmark.pedantic(lambda: _within_a_second(lambda: report(results, check=True)), rounds=3)
     assert len(done.differing) == 4
-    assert benchmark.stats.stats.min < 1.0
 
 
 def test_compare(benchmark: Any, results: Path) -> None:
-    found = benchmark.pedantic(lambda: compare(results).as_json(), rounds=3)
+    found = benchmark.pedantic(lambda: _within_a_second(lambda: compare(results).as_json()), rounds=3)
     assert sum(len(section["rows"]) for section in found) == 1000
-    assert benchmark.stats.stats.min < 1.0
 
 
 def test_a_group_of_thousands_is_joined_in_time(benchmark: Any, tmp_path: Path) -> None:
     """All records of one backbone, head and size: the join must not compare every pair."""
-    from bench.rows import read  # noqa: PLC0415
-    from tests.bench.records import make  # noqa: PLC0415
-
     with small_catalogue(tmp_path / "catalogue"):
         records = [make("accuracy", miou=1.0), make("complexity", params_m=1.0)]
-        for batch in range(1, 2500):
+        for batch in range(1, _RECORDS // 2):
             records += [make("latency", batch=batch, latency_ms=1.0), make("memory", batch=batch, peak_mib=1.0)]
         folder = write(tmp_path / "box", records)
-        reading = benchmark.pedantic(read, (folder,), rounds=2)
-    assert [len(table.rows) for table in reading.tables] == [2499]
-    assert benchmark.stats.stats.min < 1.0
+        reading = benchmark.pedantic(lambda: _within_a_second(lambda: read(folder)), rounds=2)
+    assert [len(table.rows) for table in reading.tables] == [_RECORDS // 2 - 1]
 
 
 def test_reading_imports_neither_torch_nor_pandas() -> None:
     code = (
         "import sys, bench.rows, bench.report, bench.compare, bench.figure;"
-        "sys.exit(', '.join({'torch', 'pandas', 'timm', 'matplotlib', 'rich'} & set(sys.modules)))"
+        "sys.exit(', '.join({'torch', 'pandas', 'timm', 'matplotlib', 'rich'} & set(sys.modules)) or 0)"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=Path(__file__).parents[2]
-    )
+    root = Path(__file__).parents[2]
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=root)
     assert (done.returncode, done.stderr) == (0, "")
