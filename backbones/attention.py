@@ -18,4 +18,5 @@ def set_attention(model: nn.Module, kernel: Attention) -> None:
         return
     for module in model.modules():
         if isinstance(module, _KERNEL_MODULES):
-            module.fused_attn = kernel == "fused"
+            # Final for TorchScript's sake; nothing here is scripted.
+            module.fused_attn = kernel == "fused"  # pyright: ignore[reportAttributeAccessIssue]

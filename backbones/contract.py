@@ -53,6 +53,8 @@ class Backbone(nn.Module, ABC):
     divisor: int
     size: tuple[int, int]
     tokens: int
+    mean: Tensor
+    std: Tensor
 
     def __init__(
         self,

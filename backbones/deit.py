@@ -1,4 +1,4 @@
-"""DeiT (Touvron et al., 2021): a plain transformer with a class and a distillation token, both dropped from the grid."""
+"""DeiT (Touvron et al., 2021): a plain transformer with class and distillation tokens, both dropped from the grid."""
 
 from timm.models.deit import VisionTransformerDistilled
 

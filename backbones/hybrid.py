@@ -1,9 +1,11 @@
 """Convolutional stem under a plain transformer (Xiao et al., "Early convolutions help transformers see better", 2021).
 
-Stride-2 3×3 convolutions (each with batch norm and ReLU) take the image down to the token stride and a 1×1 convolution
+Stride-2 3x3 convolutions (each with batch norm and ReLU) take the image down to the token stride and a 1x1 convolution
 makes tokens of it. The stem's maps at stride 4 and 8 are levels too: fine detail that a plain ViT never has.
 The published models trade one transformer block for the stem: ViT_C-1GF is ``hybrid_tiny``, ViT_C-4GF ``hybrid_small``.
 """
+
+from typing import cast
 
 from jaxtyping import Float
 from timm.layers import ConvNormAct
@@ -78,7 +80,7 @@ class Hybrid(Backbone):
         tokens = self.transformer.forward_intermediates(
             image, indices=1, norm=True, output_fmt="NCHW", intermediates_only=True
         )
-        return (*maps, *tokens)
+        return (*maps, *cast("list[Tensor]", tokens))
 
 
 def build(name: str, *, patch: int, size: tuple[int, int], attention: Attention = "auto") -> Hybrid:

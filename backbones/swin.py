@@ -4,6 +4,8 @@ The window stays as published at every input size; timm pads a map that the wind
 window to a map that is smaller than it.
 """
 
+from typing import cast
+
 from jaxtyping import Float
 from timm.models.swin_transformer import SwinTransformer
 from torch import Tensor, nn
@@ -63,9 +65,8 @@ class Swin(Backbone):
 
     def features(self, image: Float[Tensor, "B 3 H W"]) -> Features:
         """Four maps, (B, C·2^i, H/(P·2^i), W/(P·2^i))."""
-        return tuple(
-            self.transformer.forward_intermediates(image, norm=False, output_fmt="NCHW", intermediates_only=True)
-        )
+        maps = self.transformer.forward_intermediates(image, norm=False, output_fmt="NCHW", intermediates_only=True)
+        return tuple(cast("list[Tensor]", maps))
 
 
 def build(name: str, *, patch: int, size: tuple[int, int], attention: Attention = "auto") -> Swin:

@@ -1,5 +1,7 @@
 """Plain vision transformer (Dosovitskiy et al., 2021): one level at the stride of the patch."""
 
+from typing import cast
+
 from jaxtyping import Float
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
@@ -8,7 +10,13 @@ from backbones.attention import set_attention
 from backbones.contract import Attention, Backbone, Features, Level, check_patch, check_size
 
 CATALOGUE = {
-    "vit_pico": {"patch": 16, "width": 96, "depth": 4, "heads": 3, "doc": "plain ViT, 4 blocks of 96, for CPU training"},
+    "vit_pico": {
+        "patch": 16,
+        "width": 96,
+        "depth": 4,
+        "heads": 3,
+        "doc": "plain ViT, 4 blocks of 96, for CPU training",
+    },
     "vit_tiny": {"patch": 16, "width": 192, "depth": 12, "heads": 3, "doc": "plain ViT-Ti, 12 blocks of 192"},
     "vit_small": {"patch": 16, "width": 384, "depth": 12, "heads": 6, "doc": "plain ViT-S, 12 blocks of 384"},
     "vit_base": {"patch": 16, "width": 768, "depth": 12, "heads": 12, "doc": "plain ViT-B, 12 blocks of 768"},
@@ -28,11 +36,10 @@ class PlainTransformer(Backbone):
 
     def features(self, image: Float[Tensor, "B 3 H W"]) -> Features:
         """One map (B, D, H/P, W/P)."""
-        return tuple(
-            self.transformer.forward_intermediates(
-                image, indices=1, norm=True, output_fmt="NCHW", intermediates_only=True
-            )
+        maps = self.transformer.forward_intermediates(
+            image, indices=1, norm=True, output_fmt="NCHW", intermediates_only=True
         )
+        return tuple(cast("list[Tensor]", maps))
 
 
 def check(name: str, patch: int, size: tuple[int, int]) -> None:

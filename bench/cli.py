@@ -56,7 +56,9 @@ def run(
     launcher: Annotated[str, typer.Option(help="where cells run")] = "local",
     timeout: Annotated[float, typer.Option(help="seconds after which a measurement is given up", min=1)] = 3600,
     retry: Annotated[bool, typer.Option("--retry", help="measure again what could not be measured before")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="list the cells and what would run; measure nothing")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="list the cells and what would run; measure nothing")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="with --dry-run: machine-readable")] = False,
 ) -> None:
     """Run the benchmark matrix; what was measured before is not measured again."""
@@ -97,7 +99,7 @@ def run(
 
     with store.writing() as writer:  # mends a torn store before it is read, and finds an unwritable folder at once
         for note in writer.repaired:
-            err.print(note, style="yellow", soft_wrap=True)
+            _say(note)
     plan = running.plan(question, environment, store, roots, retry=retry)
     todo = len(plan.todo)
     out.print(question.question.strip().replace("\n", " "), style="italic")
@@ -107,8 +109,12 @@ def run(
     )
     settings = Settings(running.cache_folder(), folder / "pictures", timeout)
     with Display(plan, out) as display:
-        summary = running.run(plan, store, settings, launcher, display.show, lambda text: err.print(text, soft_wrap=True))
+        summary = running.run(plan, store, settings, launcher=launcher, show=display.show, say=_say)
     _after(folder, summary)
+
+
+def _say(text: str) -> None:
+    err.print(text, style="yellow", soft_wrap=True, markup=False)
 
 
 def _after(folder: Path, summary: Any) -> None:
@@ -124,7 +130,9 @@ def _after(folder: Path, summary: Any) -> None:
     out.print(f"tables:  {', '.join(map(str, tables))} (and .csv)", soft_wrap=True)
     for record in summary.failed:
         cell = " ".join(f"{name}={record.fields[name]}" for name in ("backbone", "patch", "head", "height", "width"))
-        err.print(f"{record.status}: {record.measure} {cell}: {record.reason}", style="red", soft_wrap=True, markup=False)
+        err.print(
+            f"{record.status}: {record.measure} {cell}: {record.reason}", style="red", soft_wrap=True, markup=False
+        )
     if summary.interrupted:
         err.print(
             f"interrupted: {len(summary.records)} measurements are kept, {summary.missing} are missing; "
@@ -192,7 +200,9 @@ def compare(
 @app.command()
 def report(
     results: Results = Path("results"),
-    check: Annotated[bool, typer.Option("--check", help="write nothing; fail if a table is not what the records give")] = False,
+    check: Annotated[
+        bool, typer.Option("--check", help="write nothing; fail if a table is not what the records give")
+    ] = False,
     figures: Annotated[bool, typer.Option("--figures", help="draw cost against accuracy as PNG, too")] = False,
 ) -> None:
     """Regenerate every table from the records alone."""

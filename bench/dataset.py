@@ -13,7 +13,7 @@ from bench.errors import DataError, UserError
 
 
 class Roots:
-    """The folders that ``--data-root`` named: one that holds data sets or is one, and ``NAME=FOLDER`` for single ones."""
+    """The folders that ``--data-root`` named: ``FOLDER`` that is a data set or holds some, ``NAME=FOLDER`` for one."""
 
     def __init__(self, arguments: Sequence[str] = ()) -> None:
         self.named: dict[str, Path] = {}

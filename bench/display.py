@@ -1,7 +1,7 @@
 """Live progress of a run: a bar with the time left and a line for each running cell; plain lines without a terminal."""
 
-import os
 import time
+from typing import Self
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -23,7 +23,6 @@ class Display:
         self.total = len(plan.todo)
         self.finished: list[Finished] = []
         self.running: dict[str, tuple[Job, str, int, int, float]] = {}
-        self.slots = len(os.sched_getaffinity(0))
         self.bar = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -35,7 +34,7 @@ class Display:
         self.task = self.bar.add_task("measuring", total=self.total, left="")
         self.live = Live(self, console=console, refresh_per_second=4, transient=True)
 
-    def __enter__(self) -> "Display":
+    def __enter__(self) -> Self:
         if self.console.is_terminal:
             self.live.__enter__()
         return self
@@ -55,10 +54,13 @@ class Display:
 
     def left(self) -> str:
         """The time left, in words."""
-        seconds = run.seconds_left(self.plan, self.finished, self.slots)
-        for job, _, done, total, since in self.running.values():
-            if not job.measure.exclusive and total > 1:
-                seconds -= min(seconds, (time.monotonic() - since if done else 0.0) / self.slots)
+        now = time.monotonic()
+        # Only training tells how far the whole is: reading data before it and evaluation after it are short.
+        running = {
+            key: (now - since, done / total if stage == "training" and total else 0.0)
+            for key, (_, stage, done, total, since) in self.running.items()
+        }
+        seconds = run.seconds_left(self.plan, self.finished, running)
         return f"about {seconds / 60:.0f} min left" if seconds > 90 else f"about {seconds:.0f} s left"
 
     def show(self, event: Event) -> None:

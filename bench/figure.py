@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from bench.compare import Point, Section, compare
 from bench.errors import UserError
 from bench.report import label
+from bench.rows import folders, read
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -14,6 +15,20 @@ if TYPE_CHECKING:
 # Okabe and Ito's palette without yellow (too faint on white): told apart with any colour vision.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 _MARKERS = "os^DvPX<>"
+
+
+def figures(results: Path) -> list[Path]:
+    """Draw ``<task>.png`` beside the tables of every machine that has both cost and accuracy; the files drawn.
+
+    Raises:
+        UserError: as for `figure`.
+    """
+    return [
+        figure(folder, task, folder / f"{task}.png")
+        for folder in folders(results)
+        for task in sorted({table.task for table in read(folder).tables})
+        if any(section.points for section in compare(folder, task=task).sections)
+    ]
 
 
 def figure(results: Path, task: str, path: Path, *, cost: str = "latency_ms") -> Path:

@@ -13,10 +13,9 @@
 """
 
 import itertools
-import os
 import re
 import tomllib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -145,40 +144,9 @@ def _values(axis: str, given: Any, where: str) -> list[Any]:
     return list(dict.fromkeys(_value(axis, value, where) for value in listed))
 
 
-def _value(axis: str, value: Any, where: str) -> Any:  # noqa: PLR0911 - one line an axis reads best
+def _value(axis: str, value: Any, where: str) -> Any:
     try:
-        match axis:
-            case "backbone":
-                return catalogue.get("backbones", _text(value)).name
-            case "head":
-                return catalogue.get("heads", _text(value)).name
-            case "measure":
-                if value not in measures():
-                    raise unknown("measure", str(value), measures())
-                return value
-            case "dataset":
-                catalogue.dataset(_text(value))
-                return value
-            case "recipe":
-                recipe.digest(_text(value))
-                return value
-            case "resolution":
-                return _resolution(value)
-            case "patch":
-                return None if value is None else _number(value, 1, LARGEST)
-            case "batch":
-                return _number(value, 1, 1 << 20)
-            case "threads":
-                return _number(value, 0, max(1024, os.cpu_count() or 1))
-            case "seed":
-                return _number(value, 0, 2**32 - 1)
-            case "device":
-                return _text(value)
-            case "weights":
-                return _one_of("weights", value, ("random",))
-            case _:
-                known = {"dtype": DTYPES, "compile": COMPILE, "attention": ATTENTION, "phase": PHASES}[axis]
-                return _one_of(axis, value, known)
+        return _CHECKS[axis](value)
     except UserError as error:
         raise UserError(f"{where}: {error}") from error
 
@@ -202,7 +170,7 @@ def _number(value: Any, least: int, most: int) -> int:
 
 
 def _resolution(value: Any) -> tuple[int, int]:
-    match = re.fullmatch(r"(\d+)(?:[xX×](\d+))?", str(value))
+    match = re.fullmatch(r"(\d+)(?:[xX](\d+))?", str(value))
     if not match or isinstance(value, bool):
         raise UserError(f"a resolution like 224 or 384x640 (height x width, in pixels) is wanted, {value!r} came")
     height = int(match[1])
@@ -210,3 +178,42 @@ def _resolution(value: Any) -> tuple[int, int]:
     if not (1 <= height <= LARGEST and 1 <= width <= LARGEST):
         raise UserError(f"a side has 1 to {LARGEST} pixels, {value!r} came")
     return height, width
+
+
+def _known(kind: str) -> Callable[[Any], str]:
+    return lambda value: catalogue.get(kind, _text(value)).name
+
+
+def _dataset(value: Any) -> str:
+    catalogue.dataset(_text(value))
+    return value
+
+
+def _recipe(value: Any) -> str:
+    recipe.digest(_text(value))
+    return value
+
+
+def _measure(value: Any) -> str:
+    return _one_of("measure", value, tuple(measures()))
+
+
+_CHECKS: dict[str, Callable[[Any], Any]] = {
+    "backbone": _known("backbones"),
+    "head": _known("heads"),
+    "measure": _measure,
+    "dataset": _dataset,
+    "recipe": _recipe,
+    "resolution": _resolution,
+    "patch": lambda value: None if value is None else _number(value, 1, LARGEST),
+    "batch": lambda value: _number(value, 1, 1 << 20),
+    "threads": lambda value: _number(value, 0, 1 << 12),
+    "seed": lambda value: _number(value, 0, 2**32 - 1),
+    "device": _text,
+    "weights": lambda value: _one_of("weights", value, ("random",)),
+    "dtype": lambda value: _one_of("dtype", value, DTYPES),
+    "compile": lambda value: _one_of("compile", value, COMPILE),
+    "attention": lambda value: _one_of("attention", value, ATTENTION),
+    "phase": lambda value: _one_of("phase", value, PHASES),
+}
+"""Axis -> what makes a value of it, or says what is wrong with it."""

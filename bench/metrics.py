@@ -94,7 +94,7 @@ class BoxPrecision:
                 }
             )
 
-    def result(self) -> dict[str, float | None | dict[str, float | None]]:
+    def result(self) -> dict[str, float | dict[str, float | None] | None]:
         """ap, ap50, ap75, ap_small, ap_medium, ap_large and class_ap, in percent; None where nothing could be found."""
         categories = [{"id": index, "name": name} for index, name in enumerate(self.classes, 1)]
         if not self._found:
@@ -109,7 +109,7 @@ class BoxPrecision:
             evaluation.accumulate()
             evaluation.summarize()
         names = ("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large")
-        result: dict[str, float | None | dict[str, float | None]] = {
+        result: dict[str, float | dict[str, float | None] | None] = {
             name: _percent(value) for name, value in zip(names, evaluation.stats[:6], strict=True)
         }
         # (IoU threshold, recall point, class, area bin, most detections): all areas, 100 detections.
@@ -117,7 +117,7 @@ class BoxPrecision:
         class_ap = {}
         for index, name in enumerate(self.classes):
             points = precision[:, :, index]
-            class_ap[name] = _percent(points[points > -1].mean() if (points > -1).any() else -1)
+            class_ap[name] = _percent(points[points > -1].mean() if (points > -1).any() else -1.0)
         result["class_ap"] = class_ap
         return result
 

@@ -2,7 +2,8 @@
 
 import math
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -95,6 +96,7 @@ def run(
     plan: Plan,
     store: Store,
     settings: Settings,
+    *,
     launcher: str,
     show: Callable[[Event], None],
     say: Callable[[str], None],
@@ -127,15 +129,12 @@ def run(
                     keep(event)
                     show(event)
             jobs = [planned.job for planned in plan.todo if not planned.refused]
-            events = catalogue.get("launchers", launcher).load().launch(jobs, settings) if jobs else iter(())
-            try:
-                for event in events:
-                    if isinstance(event, Finished):
-                        keep(event)
-                    show(event)
-            finally:
-                if jobs:
-                    events.close()
+            if jobs:
+                with closing(catalogue.get("launchers", launcher).load().launch(jobs, settings)) as events:
+                    for event in events:
+                        if isinstance(event, Finished):
+                            keep(event)
+                        show(event)
         except KeyboardInterrupt:
             interrupted = True
     return Summary(tuple(latest.values()), len(plan.planned) - len(latest), interrupted)
@@ -223,25 +222,39 @@ def as_json_plan(plan: Plan) -> list[dict[str, object]]:
     ]
 
 
-def seconds_left(plan: Plan, finished: Sequence[Finished], slots: int) -> float:
-    """A guess of the seconds that the rest of a plan takes, from what was measured so far (else from its measures).
+def seconds_left(plan: Plan, finished: Iterable[Finished], running: Mapping[str, tuple[float, float]]) -> float:
+    """A guess of the seconds that the rest of a plan takes.
 
-    ``slots``: how many shared jobs run at a time.
+    Args:
+        plan: what is asked.
+        finished: what has ended in this run.
+        running: job key -> (seconds since its start, share that it has done, 0 to 1).
+
+    A measurement is taken to last as long as the mean of its measure and recipe so far, running ones at their present
+    pace included; before there is any, as long as its measure says. Shared ones run one a core.
     """
-    ended = {event.job.key for event in finished}
-    walls: dict[str, list[float]] = {}
-    for record in (planned.done for planned in plan.planned):
-        if record is not None and record.status == "ok":
-            walls.setdefault(record.measure, []).append(record.wall_s)
-    for event in finished:
-        if event.status == "ok":
-            walls.setdefault(event.job.measure.name, []).append(event.wall_s)
-    total = 0.0
+    jobs = {planned.job.key: planned.job for planned in plan.planned}
+    pace: dict[tuple[str, str], list[float]] = {}
+    whole = {key: elapsed / share for key, (elapsed, share) in running.items() if share > 0}
+    ended = {event.job.key: event.wall_s for event in finished}
+    before = {planned.job.key: planned.done.wall_s for planned in plan.planned if planned.done is not None}
+    for key, seconds in {**before, **ended, **whole}.items():
+        pace.setdefault(_alike(jobs[key]), []).append(seconds)
+    alone = shared = 0.0
     for planned in plan.todo:
-        measure = planned.job.measure
-        if planned.job.key in ended or planned.refused:
+        job = planned.job
+        if job.key in ended or planned.refused:
             continue
-        known = walls.get(measure.name)
-        each = sum(known) / len(known) if known else measure.seconds
-        total += each if measure.exclusive else each / slots
-    return total
+        known = pace.get(_alike(job))
+        expected = whole.get(job.key) or (sum(known) / len(known) if known else job.measure.seconds)
+        left = max(0.0, expected - running.get(job.key, (0.0, 0.0))[0])
+        if job.measure.exclusive or job.cell.device != "cpu":
+            alone += left
+        else:
+            shared += left
+    return alone + shared / plan.environment.cores
+
+
+def _alike(job: Job) -> tuple[str, str]:
+    """Jobs that take about equally long."""
+    return job.measure.name, job.cell.recipe if "recipe" in job.measure.fields else ""

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 import torch
@@ -32,9 +33,12 @@ def train(
     """Train in place with AdamW, a linear warm-up and a cosine; the loss of every step is returned.
 
     Args:
-        model: in float32 on ``device``; below float32 the steps run under autocast to ``dtype``.
-        data: training split, read at ``size`` (H, W).
+        model: in float32, on ``device``.
+        data: training split.
         recipe: every number of it.
+        size: (H, W) in pixels at which images are read.
+        dtype: below float32 the steps run under autocast to it.
+        device: where the batches go.
         seed: of the order of images, of augmentation and of whatever the loss draws.
         report: told (stage, step, steps) as it goes.
 
@@ -90,12 +94,12 @@ def _shuffled(count: int, seed: int) -> Iterator[int]:
 
 
 def tensors(sample: Sample) -> tuple[tv_tensors.Image, dict[str, Tensor]]:
-    """What torchvision's transforms understand: image (3, H, W) uint8; "mask" (H, W), or "boxes", "labels", "ignore"."""
+    """As torchvision's transforms want it: image (3, H, W) uint8; "mask" (H, W), or "boxes", "labels", "ignore"."""
     image = tv_tensors.Image(torch.from_numpy(np.array(sample.image)).permute(2, 0, 1))
     truth = sample.truth
     if truth.mask is not None:
         return image, {"mask": tv_tensors.Mask(torch.from_numpy(np.array(truth.mask)))}
-    boxes = tv_tensors.BoundingBoxes(
+    boxes = tv_tensors.BoundingBoxes(  # pyright: ignore[reportCallIssue] - its overloads leave out canvas_size
         torch.from_numpy(np.array(truth.boxes)).reshape(-1, 4),
         format=tv_tensors.BoundingBoxFormat.XYXY,
         canvas_size=truth.size,
@@ -109,7 +113,7 @@ def tensors(sample: Sample) -> tuple[tv_tensors.Image, dict[str, Tensor]]:
 
 def augmentation(recipe: Recipe, size: tuple[int, int], task: Task) -> v2.Transform:
     """The recipe's augmentation with torchvision.transforms.v2; what a crop uncovers is black and ignored."""
-    fill = {tv_tensors.Image: 0, tv_tensors.Mask: IGNORE, tv_tensors.BoundingBoxes: 0}
+    fill: Any = {tv_tensors.Image: 0, tv_tensors.Mask: IGNORE, tv_tensors.BoundingBoxes: 0}
     steps: list[v2.Transform] = []
     if recipe.scale is not None:
         steps += [
@@ -150,7 +154,7 @@ def collate(targets: list[dict[str, Tensor]], device: torch.device) -> Target:
 
 
 def class_weights(data: Dataset, recipe: Recipe, size: tuple[int, int], *, images: int = 100) -> Float[Tensor, " K"]:
-    """frequency ** -power over the first ``images`` training masks, scaled to mean 1 over pixels; absent classes get 0."""
+    """Frequency ** -power over the first ``images`` training masks, mean 1 over their pixels; 0 for absent classes."""
     count = min(len(data), recipe.train_images or len(data), images)
     pixels = np.zeros(256, np.int64)
     for index in range(count):

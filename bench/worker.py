@@ -42,7 +42,9 @@ def work(job: Job, settings: Settings, threads: int, connection: Connection) -> 
     os._exit(0)
 
 
-def _measure(job: Job, settings: Settings, threads: int, connection: Connection, log: BinaryIO) -> dict[str, Any]:
+def _measure(  # noqa: PLR0911 - one line a status
+    job: Job, settings: Settings, threads: int, connection: Connection, log: BinaryIO
+) -> dict[str, Any]:
     def report(stage: str, done: int, total: int) -> None:
         connection.send(("progress", (stage, done, total)))
 
@@ -63,7 +65,9 @@ def _measure(job: Job, settings: Settings, threads: int, connection: Connection,
         # torch's CPU allocator raises a bare RuntimeError.
         if "can't allocate memory" in str(error) or "not enough memory" in str(error):
             return _failed("oom", str(error).partition("\n")[0])
-        frames = [f for f in traceback.extract_tb(error.__traceback__) if Path(f.filename).is_relative_to(catalogue.ROOT)]
+        frames = [
+            f for f in traceback.extract_tb(error.__traceback__) if Path(f.filename).is_relative_to(catalogue.ROOT)
+        ]
         where = f" (in {Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else ""
         return _failed("error", f"{type(error).__name__}: {error}{where}{_tail(log)}")
     return {"status": "ok", "reason": "", "values": dict(outcome.values), "samples": dict(outcome.samples)}

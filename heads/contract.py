@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from backbones.contract import Features
+from backbones.contract import Backbone, Features
 
 Task: TypeAlias = Literal["segmentation", "detection"]
 Raw: TypeAlias = Any
@@ -86,7 +86,10 @@ class Model(nn.Module):
     Training is ``model.loss(model(image), target)``, prediction ``model.decode(model(image), size)``.
     """
 
-    def __init__(self, backbone: nn.Module, head: Head) -> None:
+    backbone: Backbone
+    head: Head
+
+    def __init__(self, backbone: Backbone, head: Head) -> None:
         super().__init__()
         self.backbone = backbone
         self.head = head

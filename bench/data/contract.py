@@ -2,11 +2,11 @@
 
 This page is the whole contract; a data set is one file beside it with
 
-* ``CATALOGUE``, a *literal* dict of name -> ``{"tasks": [...], "root": True | False, "redistributable": True | False}``
-  read without importing the file. ``root``: it needs ``--data-root``. ``redistributable``: pictures made from it
+* ``CATALOGUE``, a *literal* dict of name -> ``{"tasks": [...], "root": True, "redistributable": False}``, read without
+  importing the file. ``root``: it needs ``--data-root``. ``redistributable``: pictures made from it
   may show its photographs.
-* ``check(root, task)``, which raises `DataError` for a missing or half-present folder, in milliseconds and before anything
-  is measured (only where ``root`` is true);
+* ``check(root, task)``, which raises `DataError` for a missing or half-present folder, in milliseconds and before
+  anything is measured (only where ``root`` is true);
 * ``load(name, *, task, root, cache, split) -> Dataset``.
 
 No file here imports torch.

@@ -1,8 +1,8 @@
 """What a launcher promises: jobs in, events out, one process a job.
 
-A launcher is one file beside this one, free of torch, with a literal ``CATALOGUE`` and a function
-``launch(jobs, settings) -> Iterator[Event]``. It may run jobs in any order and several at a time; a job whose measure is
-``exclusive`` must have the device to itself. Closing the iterator ends what still runs.
+A launcher is one file beside this one, free of torch, with a literal ``CATALOGUE`` and a generator function
+``launch(jobs, settings) -> Iterator[Event]``. It may run jobs in any order and several at a time; a job whose measure
+is ``exclusive`` must have the device to itself. Closing the generator ends what still runs.
 """
 
 from collections.abc import Mapping, Sequence

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from multiprocessing.connection import Connection, wait
-from multiprocessing.context import ForkServerProcess
+from multiprocessing.context import ForkServerContext, ForkServerProcess
 
 from bench.launchers.contract import Event, Finished, Job, Progress, Settings, Started
 
@@ -62,9 +62,7 @@ def launch(jobs: Sequence[Job], settings: Settings) -> Iterator[Event]:
             one.process.join()
 
 
-def _start(
-    context: multiprocessing.context.ForkServerContext, job: Job, settings: Settings, threads: int
-) -> _Running:
+def _start(context: ForkServerContext, job: Job, settings: Settings, threads: int) -> _Running:
     ours, theirs = context.Pipe(duplex=False)
     process = context.Process(target=_work, args=(job, settings, threads, theirs), daemon=True)
     started, clock = datetime.now(UTC).isoformat(timespec="seconds"), time.monotonic()

@@ -1,5 +1,23 @@
 """What a short, seeded training run reaches: mIoU or box AP on the validation split."""
 
+import copy
+import time
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+
+from bench import dataset, model, recipe
+from bench.catalogue import get
+from bench.cell import Cell
+from bench.data.contract import Dataset, Truth
+from bench.measure import Context, Outcome, Value
+from bench.metrics import BoxPrecision, Confusion
+from bench.pictures import draw
+from bench.recipe import Recipe
+from bench.training import train
+from heads.contract import Boxes, Model, Prediction
+
 CATALOGUE = {
     "accuracy": {
         "version": 1,
@@ -53,24 +71,6 @@ CATALOGUE = {
         ],
     }
 }
-
-import copy
-import time
-from collections.abc import Iterator
-
-import numpy as np
-import torch
-
-from bench import dataset, model, recipe
-from bench.catalogue import get
-from bench.cell import Cell
-from bench.data.contract import Dataset, Truth
-from bench.measure import Context, Outcome, Value
-from bench.metrics import BoxPrecision, Confusion
-from bench.pictures import draw
-from bench.recipe import Recipe
-from bench.training import train
-from heads.contract import Boxes, Model, Prediction
 
 EVALUATION_BATCH = 16
 
@@ -131,8 +131,8 @@ def evaluate(net: Model, val: Dataset, plan: Recipe, cell: Cell, context: Contex
     iou = confusion.iou()
     foreground = np.delete(iou, val.background) if val.background is not None else iou
     return {
-        "miou": _percent(np.nanmean(iou)),
-        "foreground_miou": _percent(np.nanmean(foreground)),
+        "miou": _percent(float(np.nanmean(iou))),
+        "foreground_miou": _percent(float(np.nanmean(foreground))),
         "pixel_accuracy": _percent(confusion.pixel_accuracy()),
         "class_iou": {name: _percent(value) for name, value in zip(val.classes, iou, strict=True)},
     }

@@ -1,5 +1,13 @@
 """Parameters, multiply-accumulates and tokens, counted on the meta device."""
 
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from bench import dataset, model
+from bench.catalogue import get
+from bench.cell import Cell
+from bench.measure import Context, Outcome
+
 CATALOGUE = {
     "complexity": {
         "version": 1,
@@ -16,14 +24,6 @@ CATALOGUE = {
         ],
     }
 }
-
-import torch
-from torch.utils.flop_counter import FlopCounterMode
-
-from bench import dataset, model
-from bench.catalogue import get
-from bench.cell import Cell
-from bench.measure import Context, Outcome
 
 
 def measure(cell: Cell, context: Context) -> Outcome:

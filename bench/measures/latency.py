@@ -1,5 +1,16 @@
 """Time of a forward pass (backbone and head) and images per second."""
 
+import statistics
+import time
+from collections.abc import Callable
+
+import torch
+
+from bench import dataset, model
+from bench.catalogue import get
+from bench.cell import Cell
+from bench.measure import Context, Outcome
+
 CATALOGUE = {
     "latency": {
         "version": 1,
@@ -29,16 +40,6 @@ CATALOGUE = {
     }
 }
 
-import statistics
-import time
-
-import torch
-
-from bench import dataset, model
-from bench.catalogue import get
-from bench.cell import Cell
-from bench.measure import Context, Outcome
-
 WARM_UP_S, WARM_UP_ITERATIONS = 0.1, 3
 BUDGET_S, LEAST, MOST = 0.5, 10, 200
 
@@ -58,9 +59,9 @@ def measure(cell: Cell, context: Context) -> Outcome:
     step = torch.compile(net) if cell.compile != "none" else net
     with torch.inference_mode():
         context.report("warm-up", 0, 1)
-        _passes(step, image, device, WARM_UP_S, WARM_UP_ITERATIONS, MOST)
+        _passes(step, image, device, budget_s=WARM_UP_S, least=WARM_UP_ITERATIONS)
         context.report("timing", 0, 1)
-        seconds = _passes(step, image, device, BUDGET_S, LEAST, MOST)
+        seconds = _passes(step, image, device, budget_s=BUDGET_S, least=LEAST)
     milliseconds = [second * 1e3 for second in seconds]
     median = statistics.median(milliseconds)
     lower, _, upper = statistics.quantiles(milliseconds, n=4)
@@ -71,7 +72,13 @@ def measure(cell: Cell, context: Context) -> Outcome:
 
 
 def _passes(
-    step: torch.nn.Module, image: torch.Tensor, device: torch.device, budget_s: float, least: int, most: int
+    step: Callable[[torch.Tensor], object],
+    image: torch.Tensor,
+    device: torch.device,
+    *,
+    budget_s: float,
+    least: int,
+    most: int = MOST,
 ) -> list[float]:
     """Seconds of each forward pass: at least ``least`` of them, and then until the budget ends."""
     seconds: list[float] = []

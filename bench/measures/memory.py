@@ -1,5 +1,16 @@
 """Peak memory of inference above what the model and its input already hold."""
 
+import ctypes
+import gc
+from pathlib import Path
+
+import torch
+
+from bench import dataset, model
+from bench.catalogue import get
+from bench.cell import Cell
+from bench.measure import Context, Outcome
+
 CATALOGUE = {
     "memory": {
         "version": 1,
@@ -28,17 +39,6 @@ CATALOGUE = {
         ],
     }
 }
-
-import ctypes
-import gc
-from pathlib import Path
-
-import torch
-
-from bench import dataset, model
-from bench.catalogue import get
-from bench.cell import Cell
-from bench.measure import Context, Outcome
 
 MIB = 2**20
 PASSES = 2

@@ -48,7 +48,9 @@ def test_one_new_file_adds_one_name(tmp_path, monkeypatch):
         name = "theirs"
         value = "their_heads"
 
-    monkeypatch.setattr(catalogue.importlib.metadata, "entry_points", lambda group: [Point()] if "heads" in group else [])
+    monkeypatch.setattr(
+        catalogue.importlib.metadata, "entry_points", lambda group: [Point()] if "heads" in group else []
+    )
     catalogue.entries.cache_clear()
     try:
         assert catalogue.get("heads", "their_head").module == "their_heads"

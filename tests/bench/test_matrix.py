@@ -30,7 +30,9 @@ def cells(loaded):
 
 
 def test_axes_multiply_and_blocks_add(write):
-    loaded = matrix.load(write(BLOCK + '[[grid]]\nbackbone = "vit_pico"\nresolution = 32\nhead = "linear"\nseed = [0, 1]'))
+    loaded = matrix.load(
+        write(BLOCK + '[[grid]]\nbackbone = "vit_pico"\nresolution = 32\nhead = "linear"\nseed = [0, 1]')
+    )
     found = cells(loaded)
     assert len(found) == 2 * 2 + 2
     assert {cell.size for cell in found} == {(64, 64), (64, 96), (32, 32)}

@@ -73,7 +73,10 @@ def test_two_runs_do_not_write_at_once(tmp_path):
 
 def test_a_folder_that_cannot_be_made_is_named(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match="file/machine cannot be written to"), Store(tmp_path / "file/machine").writing():
+    with (
+        pytest.raises(UserError, match="file/machine cannot be written to"),
+        Store(tmp_path / "file/machine").writing(),
+    ):
         pass
 
 

@@ -1,7 +1,6 @@
 """CamVid in SegNet's layout, and the reading and resizing of pictures that all data sets on disk share."""
 
 # The name of a test says what it shows.
-# ruff: noqa: D103
 
 import pickle
 import shutil
@@ -271,7 +270,7 @@ def test_a_data_set_travels_to_a_worker_with_an_empty_cache(root: Path) -> None:
     dataset.sample(0, (360, 480))
     packed = pickle.dumps(dataset)
     assert len(packed) < 10_000
-    assert len(pickle.loads(packed)) == 4  # noqa: S301  (made two lines above)
+    assert len(pickle.loads(packed)) == 4
 
 
 @pytest.mark.skipif(not REAL.is_dir(), reason="the real CamVid is not beside the repository")

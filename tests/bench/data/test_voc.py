@@ -1,7 +1,6 @@
 """Pascal VOC's layout: boxes, label maps, class names, and what is missing or broken in people's copies."""
 
 # The name of a test says what it shows.
-# ruff: noqa: D103
 
 import os
 import pickle

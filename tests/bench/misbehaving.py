@@ -1,0 +1,87 @@
+"""What a measurement can do wrong, and a worker that does it: importable by forked workers."""
+
+import os
+import signal
+import sys
+import time
+from types import SimpleNamespace
+from unittest import mock
+
+
+def good(context):
+    """Nothing wrong."""
+
+
+def raises(context):
+    raise KeyError("lost")
+
+
+def unsupported(context):
+    from backbones.contract import Unsupported
+
+    raise Unsupported("no such window; nearest: 7")
+
+
+def invalid(context):
+    from bench.measure import Invalid
+
+    raise Invalid("the loss became nan at step 3 of 9")
+
+
+def out_of_memory(context):
+    import torch
+
+    torch.empty(1 << 60)
+
+
+def killed(context):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def crashes(context):
+    os.kill(os.getpid(), signal.SIGSEGV)
+
+
+def exits(context):
+    os._exit(3)
+
+
+def hangs(context):
+    context.report("hanging", os.getpid(), 0)
+    time.sleep(600)
+
+
+def chatters(context):
+    sys.stdout.write("x" * 100_000)
+    os.system("echo noise >&2")
+    raise ValueError("after much noise")
+
+
+# name -> (status that it must get, what its reason must say)
+WAYS = {
+    "raises": ("error", "KeyError: 'lost'"),
+    "unsupported": ("unsupported", "nearest: 7"),
+    "invalid": ("invalid", "nan at step 3"),
+    "out_of_memory": ("oom", "memory"),
+    "killed": ("oom", "SIGKILL"),
+    "crashes": ("error", "SIGSEGV"),
+    "exits": ("error", "exit code 3"),
+    "hangs": ("timeout", "--timeout"),
+    "chatters": ("error", "after much noise"),
+}
+
+
+def work(job, settings, threads, connection):
+    """`bench.worker.work` with the function of the measure's name in place of the measure."""
+    from bench import worker
+    from bench.measure import Outcome
+
+    def measure(cell, context):
+        globals()[job.measure.name](context)
+        return Outcome({"x": 1.0})
+
+    with (
+        mock.patch.object(worker, "import_module", lambda name: SimpleNamespace(measure=measure)),
+        mock.patch.object(worker.catalogue, "get", lambda kind, name: SimpleNamespace(module="")),
+    ):
+        worker.work(job, settings, threads, connection)

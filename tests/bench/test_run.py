@@ -1,0 +1,181 @@
+"""The run: what is planned, kept, resumed and refused, with a launcher that measures nothing."""
+
+from dataclasses import replace
+from types import SimpleNamespace
+
+import pytest
+
+from bench import catalogue, matrix, run
+from bench.dataset import Roots
+from bench.environment import describe
+from bench.errors import UserError
+from bench.launchers.contract import Finished, Settings, Started
+from bench.store import Store
+
+HERE = replace(describe(), id="here", comparable="here", gpus=[], cores=2)
+TEXT = """
+question = "Which?"
+[[grid]]
+measure = ["latency", "complexity", "accuracy"]
+backbone = ["vit_pico", "swin_pico"]
+resolution = 64
+head = "linear"
+seed = [0, 1]
+"""
+
+
+@pytest.fixture
+def question(tmp_path):
+    path = tmp_path / "mine.toml"
+    path.write_text(TEXT)
+    return matrix.load(str(path))
+
+
+class Launcher:
+    """Answers every job at once; ``script`` maps a measure to a status, ``stop_after`` interrupts."""
+
+    def __init__(self, monkeypatch, *, script=None, stop_after=None):
+        self.script, self.stop_after, self.jobs, self.closed = script or {}, stop_after, [], False
+        entry = SimpleNamespace(load=lambda: SimpleNamespace(launch=self.launch))
+        real = catalogue.get
+        monkeypatch.setattr(catalogue, "get", lambda kind, name: entry if kind == "launchers" else real(kind, name))
+
+    def launch(self, jobs, settings):
+        try:
+            for job in jobs:
+                if self.stop_after is not None and len(self.jobs) == self.stop_after:
+                    raise KeyboardInterrupt
+                self.jobs.append(job)
+                yield Started(job)
+                status = self.script.get(job.measure.name, "ok")
+                values = {job.measure.columns[0].name: 1.0} if status == "ok" else {}
+                yield Finished(job, status, "" if status == "ok" else "because", "2026-01-01", 0.5, values)
+        finally:
+            self.closed = True
+
+
+def settings(tmp_path):
+    return Settings(tmp_path / "cache", tmp_path / "pictures", 60.0)
+
+
+def go(question, store, tmp_path, **options):
+    plan = run.plan(question, HERE, store, Roots(), **options)
+    return plan, run.run(
+        plan, store, settings(tmp_path), launcher="local", show=lambda event: None, say=lambda text: None
+    )
+
+
+def test_cells_that_agree_in_a_measures_fields_share_one_measurement(question, tmp_path):
+    plan = run.plan(question, HERE, Store(tmp_path / "m"), Roots())
+    count = {
+        name: sum(p.job.measure.name == name for p in plan.planned) for name in ("latency", "complexity", "accuracy")
+    }
+    assert plan.cells == 4
+    assert count == {"latency": 2, "complexity": 2, "accuracy": 4}, "a seed costs no second latency"
+
+
+def test_the_same_command_again_does_only_what_is_missing(question, tmp_path, monkeypatch):
+    store = Store(tmp_path / "m")
+    launcher = Launcher(monkeypatch)
+    _, summary = go(question, store, tmp_path)
+    assert (len(summary.records), summary.missing, summary.failed) == (8, 0, [])
+    assert len(launcher.jobs) == 8
+    again = Launcher(monkeypatch)
+    plan, summary = go(question, store, tmp_path)
+    assert again.jobs == []
+    assert plan.todo == []
+    assert len(summary.records) == 8
+    assert len(store.records()) == 8
+    more = Launcher(monkeypatch)
+    go(question.override({"seed": ["0", "2"]}), store, tmp_path)
+    assert [(job.measure.name, job.cell.seed) for job in more.jobs] == [("accuracy", 2)] * 2
+
+
+@pytest.mark.parametrize("cut", range(8))
+def test_cut_off_anywhere_the_end_is_the_same(question, tmp_path, monkeypatch, cut):
+    store = Store(tmp_path / "m")
+    launcher = Launcher(monkeypatch, stop_after=cut)
+    _, summary = go(question, store, tmp_path)
+    assert summary.interrupted
+    assert summary.missing == 8 - cut
+    assert len(store.records()) == cut, "what was measured is kept"
+    assert launcher.closed, "workers are ended"
+    Launcher(monkeypatch)
+    _, summary = go(question, store, tmp_path)
+    assert not summary.interrupted
+    assert len({record.key for record in store.records()}) == len(store.records()) == 8
+
+
+def test_failures_are_rows_and_cost_the_others_nothing(question, tmp_path, monkeypatch):
+    store = Store(tmp_path / "m")
+    Launcher(monkeypatch, script={"latency": "error", "complexity": "unsupported"})
+    _, summary = go(question, store, tmp_path)
+    assert sorted(record.status for record in store.records()) == ["error"] * 2 + ["ok"] * 4 + ["unsupported"] * 2
+    assert len(summary.failed) == 4
+    assert {record.reason for record in summary.failed} == {"because"}
+    again = Launcher(monkeypatch)
+    go(question, store, tmp_path)
+    assert {job.measure.name for job in again.jobs} == {"latency"}, "an error is tried again, unsupported is not"
+    retry = Launcher(monkeypatch)
+    go(question, store, tmp_path, retry=True)
+    assert {job.measure.name for job in retry.jobs} == {"complexity"}
+
+
+def test_records_of_another_machine_are_no_answers(question, tmp_path, monkeypatch):
+    store = Store(tmp_path / "m")
+    Launcher(monkeypatch)
+    go(question, store, tmp_path)
+    elsewhere = run.plan(question, replace(HERE, id="there", comparable="there"), store, Roots())
+    assert len(elsewhere.todo) == 8
+    other_commit = run.plan(question, replace(HERE, id="later", comparable="here"), store, Roots())
+    assert other_commit.todo == [], "another git state of the same machine is the same machine"
+
+
+def test_an_edited_recipe_is_another_question(question, tmp_path, monkeypatch):
+    store = Store(tmp_path / "m")
+    Launcher(monkeypatch)
+    go(question, store, tmp_path)
+    monkeypatch.setattr(run.recipe, "digest", lambda name: "edited")
+    assert {p.job.measure.name for p in run.plan(question, HERE, store, Roots()).todo} == {"accuracy"}
+
+
+def test_a_task_without_labels_is_refused_for_each_cell(question, tmp_path, monkeypatch):
+    root = tmp_path / "camvid"
+    monkeypatch.setattr(run, "_CHECKED", {("camvid", "detection", root.resolve()): "camvid has no boxes"})
+    root.mkdir()
+    store = Store(tmp_path / "m")
+    launcher = Launcher(monkeypatch)
+    plan = run.plan(question.override({"head": ["fcos_pico"], "dataset": ["camvid"]}), HERE, store, Roots([str(root)]))
+    summary = run.run(plan, store, settings(tmp_path), launcher="local", show=lambda e: None, say=lambda t: None)
+    assert launcher.jobs == []
+    assert {(r.status, r.reason) for r in summary.records} == {("unsupported", "camvid has no boxes")}
+
+
+def test_roots_name_the_instance(tmp_path):
+    (tmp_path / "bccd").mkdir()
+    (tmp_path / "camvid").mkdir()
+    both = Roots([str(tmp_path)])
+    assert both.resolve("voc:bccd") == ("voc:bccd", (tmp_path / "bccd").resolve())
+    assert both.resolve("camvid") == ("camvid", (tmp_path / "camvid").resolve())
+    assert both.resolve("scenes") == ("scenes", None)
+    direct = Roots([str(tmp_path / "bccd")])
+    assert direct.resolve("voc") == ("voc:bccd", (tmp_path / "bccd").resolve())
+    named = Roots([f"cells={tmp_path / 'bccd'}"])
+    assert named.resolve("voc:cells") == ("voc:cells", (tmp_path / "bccd").resolve())
+    with pytest.raises(UserError, match=r"voc:else lies on disk .*no folder 'else' in"):
+        both.resolve("voc:else")
+    with pytest.raises(UserError, match="name it with --data-root"):
+        Roots().resolve("camvid")
+    with pytest.raises(UserError, match="is no folder"):
+        Roots([str(tmp_path / "nowhere")])
+
+
+def test_time_left_follows_what_was_measured_and_what_runs(question, tmp_path):
+    plan = run.plan(question.override({"measure": ["accuracy"]}), HERE, Store(tmp_path / "m"), Roots())
+    first, *_ = (planned.job for planned in plan.planned)
+    typical = first.measure.seconds
+    assert run.seconds_left(plan, [], {}) == pytest.approx(4 * typical / 2), "two cores"
+    done = Finished(first, "ok", "", "", 10.0)
+    assert run.seconds_left(plan, [done], {}) == pytest.approx(3 * 10 / 2)
+    # A quarter done after 5 s: 20 s in all, 15 left, and the three others like it.
+    assert run.seconds_left(plan, [], {first.key: (5.0, 0.25)}) == pytest.approx((15 + 3 * 20) / 2)

@@ -1,0 +1,164 @@
+import numpy as np
+import pytest
+import torch
+
+import bench
+from bench.data.contract import IGNORE, Dataset, Sample, Truth
+from bench.measure import Invalid
+from bench.recipe import Recipe
+from bench.training import augmentation, batches, class_weights, tensors, train
+
+SIZE = (32, 48)
+CPU = torch.device("cpu")
+
+
+class Halves(Dataset):
+    """Left half dark, class 0; right half bright, class 1; one box around the bright half."""
+
+    name, classes, background = "halves", ("dark", "bright"), 0
+
+    def __init__(self, task="segmentation", count=6):
+        self.task, self.count = task, count
+
+    def __len__(self):
+        return self.count
+
+    def sample(self, index, size):
+        height, width = size
+        image = np.full((height, width, 3), 20 + index, np.uint8)
+        image[:, width // 2 :] = 220
+        return Sample(image, self.truth(index, size))
+
+    def truth(self, index, size=SIZE):
+        height, width = size
+        if self.task == "segmentation":
+            mask = np.zeros(size, np.uint8)
+            mask[:, width // 2 :] = 1
+            return Truth(size, mask, np.zeros((0, 4), np.float32), np.zeros(0, np.int64), np.zeros(0, bool))
+        box = np.array([[width // 2, 0, width, height]], np.float32)
+        return Truth(size, None, box, np.zeros(1, np.int64), np.zeros(1, bool))
+
+
+def recipe(**changes):
+    return Recipe(**{"steps": 12, "batch": 4, "lr": 3e-3, "flip": False, **changes})
+
+
+def fit(plan, *, seed=0, dtype=torch.float32, head="linear"):
+    data = Halves("detection" if head.startswith("fcos") else "segmentation")
+    torch.manual_seed(seed)
+    model = bench.build("vit_pico", head, size=SIZE, classes=2)
+    losses = train(model, data, plan, size=SIZE, dtype=dtype, device=CPU, seed=seed, report=lambda *_: None)
+    return model, losses
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_training_learns_what_is_plain_to_see(dtype):
+    model, losses = fit(recipe(steps=25, class_weight_power=0.5, loss_stride=2), dtype=dtype)
+    assert np.mean(losses[-5:]) < 0.5 * losses[0]
+    image = torch.from_numpy(Halves().sample(0, SIZE).image).permute(2, 0, 1)[None].float() / 255
+    model.eval()
+    with torch.inference_mode():
+        right = model.decode(model(image), SIZE)[0].numpy() == Halves().truth(0).mask
+    # The grid of 16 px meets the middle at 24 px only up to interpolation.
+    assert right.mean() > 0.75
+
+
+def test_detection_trains():
+    _, losses = fit(recipe(steps=10), head="fcos_pico")
+    assert np.mean(losses[-3:]) < losses[0]
+
+
+def test_a_seed_repeats_bit_by_bit_and_another_does_not():
+    plan = recipe(steps=4, flip=True)
+    assert fit(plan)[1] == fit(plan)[1]
+    assert fit(plan)[1] != fit(plan, seed=1)[1]
+
+
+def test_a_diverging_loss_is_invalid_and_says_where():
+    with pytest.raises(Invalid, match=r"the loss became \S+ at step \d+ of 60"):
+        fit(recipe(steps=60, lr=1e18, clip=1e30, warmup=0.0))
+
+
+def test_every_image_comes_once_an_epoch():
+    plan = recipe(steps=3, batch=4)
+    seen = [
+        round(float(image[0, 0, 0]) * 255) - 20
+        for batch, _ in batches(Halves(), plan, size=SIZE, device=CPU, seed=3)
+        for image in batch
+    ]
+    assert sorted(seen[:6]) == sorted(seen[6:]) == list(range(6))
+    assert seen[:6] != seen[6:]
+
+
+def test_fewer_training_images_can_be_asked_for():
+    plan = recipe(steps=4, batch=4, train_images=2)
+    seen = {
+        round(float(image[0, 0, 0]) * 255) - 20
+        for batch, _ in batches(Halves(), plan, size=SIZE, device=CPU, seed=0)
+        for image in batch
+    }
+    assert seen == {0, 1}
+
+
+@pytest.mark.parametrize("task", ["segmentation", "detection"])
+def test_flips_move_image_and_labels_together(task):
+    augment = augmentation(recipe(flip=True, flip_vertical=True), SIZE, task)
+    torch.manual_seed(0)
+    sides = set()
+    for _ in range(20):
+        image, target = augment(*tensors(Halves(task).sample(0, SIZE)))
+        bright = image[0] > 128
+        sides.add(bool(bright[0, 0]))
+        if task == "segmentation":
+            assert torch.equal(target["mask"] == 1, bright)
+        else:
+            left, top, right, bottom = target["boxes"][0].int().tolist()
+            assert bright[top:bottom, left:right].all()
+            assert int(bright.sum()) == (right - left) * (bottom - top)
+    assert sides == {True, False}
+
+
+@pytest.mark.parametrize("task", ["segmentation", "detection"])
+def test_zoom_keeps_the_size_and_ignores_what_it_uncovers(task):
+    augment = augmentation(recipe(scale=(0.5, 2.0)), SIZE, task)
+    torch.manual_seed(0)
+    uncovered = 0
+    for _ in range(20):
+        image, target = augment(*tensors(Halves(task).sample(0, SIZE)))
+        assert image.shape == (3, *SIZE)
+        if task == "segmentation":
+            assert set(target["mask"].unique().tolist()) <= {0, 1, IGNORE}
+            hidden = target["mask"] == IGNORE
+            uncovered += int(hidden.sum())
+            assert (image[:, hidden] == 0).all()
+        else:
+            assert len(target["boxes"]) == len(target["labels"]) == len(target["ignore"])
+            assert (target["boxes"][:, 2:] - target["boxes"][:, :2] >= 2).all()
+            assert (target["boxes"] >= 0).all()
+    assert task == "detection" or uncovered > 0
+
+
+def test_class_weights_are_frequency_to_the_power_with_mean_one():
+    weights = class_weights(Halves(), recipe(class_weight_power=0.5), (32, 32))
+    assert weights.tolist() == pytest.approx([1, 1])
+
+    class Quarter(Halves):
+        def truth(self, index, size=SIZE):
+            whole = super().truth(index, size)
+            mask = np.zeros(size, np.uint8)
+            mask[:, : size[1] // 4] = 1
+            return Truth(size, mask, whole.boxes, whole.labels, whole.ignore)
+
+    uneven = class_weights(Quarter(), recipe(class_weight_power=0.5), (32, 32))
+    assert float(uneven[1] / uneven[0]) == pytest.approx(3**0.5, rel=1e-5)
+    assert float(0.75 * uneven[0] + 0.25 * uneven[1]) == pytest.approx(1, rel=1e-5)
+
+
+def test_norms_biases_positions_and_tokens_do_not_decay():
+    from bench.training import _groups
+
+    model = bench.build("deit_pico", "linear", size=SIZE, classes=2)
+    decayed = {id(parameter) for parameter in _groups(model, 0.05)[0]["params"]}
+    for name, parameter in model.named_parameters():
+        plain = parameter.ndim == 1 or name.rpartition(".")[2] in {"pos_embed", "cls_token", "dist_token"}
+        assert (id(parameter) in decayed) != plain, name
