@@ -2,7 +2,7 @@
 
 A row is Pareto-optimal when no other row of its group costs at most as much and is at least as good, and better in one
 of the two. A group is one environment, task, data set and recipe, and one value of every other field that makes two
-costs incomparable (`_CONTEXT`). A row off the front is *near* it when it is less than the seed noise (`rows.Noise`)
+costs incomparable (`_CONTEXT`). A row off the front is *near* it when it is less than the seed noise (`ranking.Noise`)
 below the best of the rows that cost no more: it may belong there.
 """
 
@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any
 from bench.cell import FIELDS
 from bench.errors import UserError, unknown
 from bench.measure import Column, Measure
+from bench.ranking import Noise, Rank, Stat
 from bench.report import IDENTITY, OTHERS, choices, grid, label, number
-from bench.rows import Noise, Part, Rank, Row, Stat, Table, columns, folders, headline, noise, order, rank, read
+from bench.rows import Part, Row, Table, columns, folders, headline, noise, order, rank, read
 
 if TYPE_CHECKING:
     from rich.console import Group

@@ -12,7 +12,8 @@ from bench import catalogue
 from bench.cell import FIELDS
 from bench.errors import UserError
 from bench.measure import Column, Measure, measures
-from bench.rows import Part, Reading, Stat, Table, columns, folders, headline, read, vary
+from bench.ranking import Stat
+from bench.rows import Part, Reading, Table, columns, folders, headline, read, vary
 
 if TYPE_CHECKING:
     from rich.table import Table as Grid

@@ -4,16 +4,10 @@ A record knows only the fields of the cell that its measure depends on. A *part*
 all of those but the seed; a *row* is a largest set of parts that agree wherever they share a field: the natural full
 outer join, whatever the order of the measures. A part that goes with nothing else is a row of its own.
 
-Records of environments that are not comparable never meet in a row or in a table.
-
-Seed noise of a column is its pooled sample standard deviation s over the parts with two seeds or more,
-s² = Σ (nᵢ - 1) sᵢ² / f with f = Σ (nᵢ - 1). Two means over n₁ and n₂ seeds are told apart when they differ by more than
-t(f) · s · √(1/n₁ + 1/n₂), an approximate 95 % least significant difference (t(f): two-sided quantile of Student's t,
-about 2). Going down from the best, a row joins the tie group of that group's best row while it cannot be told apart
-from it. Without noise estimate, only equal numbers tie.
+Records of environments that are not comparable never meet in a row or in a table. `bench.ranking` says what may be
+claimed of the means.
 """
 
-import math
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -28,24 +22,15 @@ from bench.cell import FIELDS
 from bench.environment import Environment
 from bench.errors import UserError
 from bench.measure import Column, Measure, measures
+from bench.ranking import Noise, Rank, Stat, pooled, ranked, stat
 from bench.record import SETTLED, STATUSES, Record
 from bench.store import ENVIRONMENTS, RECORDS, Store
 
-_T95 = (12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26, 2.23)
 _OLD = "of an older version of their measure"
 _GONE = "of a measure that is no longer there"
 _HEADLESS = "of a head that is no longer there, or of none"
 _EDITED = "from before a file that they name (a recipe) was edited"
 _SUPERSEDED = "superseded by another of the same measurement"
-
-
-@dataclass(frozen=True)
-class Stat:
-    """Mean over seeds, sample standard deviation (None for one seed) and number of seeds."""
-
-    mean: float
-    sd: float | None
-    n: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,7 +49,7 @@ class Part:
             if record.status == "ok":
                 for name, number in numbers(record):
                     found[name].append(number)
-        return {name: _stat(values) for name, values in found.items()}
+        return {name: stat(values) for name, values in found.items()}
 
     @property
     def failures(self) -> list[Record]:
@@ -105,30 +90,6 @@ class Row:
     def input(self) -> str:
         """Input size, ``HxW`` in pixels."""
         return f"{self.fields['height']}x{self.fields['width']}" if "height" in self.fields else ""
-
-
-@dataclass(frozen=True)
-class Rank:
-    """Place from 1; tied: shared with another measurement."""
-
-    place: int
-    tied: bool
-
-    def __str__(self) -> str:
-        return f"{self.place}{'=' if self.tied else ''}"
-
-
-@dataclass(frozen=True)
-class Noise:
-    """Seed noise of a column, in its unit, and the degrees of freedom that it is known with."""
-
-    sd: float
-    freedom: int
-
-    def difference(self, n: int, m: int) -> float:
-        """Least difference that tells means over n and m seeds apart (approximately 95 %)."""
-        t = _T95[self.freedom - 1] if self.freedom <= len(_T95) else 1.96 + 2.7 / self.freedom
-        return t * self.sd * math.sqrt(1 / n + 1 / m)
 
 
 @dataclass(frozen=True)
@@ -241,29 +202,14 @@ def numbers(record: Record) -> Iterator[tuple[str, float]]:
 
 
 def noise(parts: Iterable[Part], column: str) -> Noise | None:
-    """Pooled standard deviation of a column over the parts with two seeds or more; None if there are none."""
-    stats = [stat for part in dict.fromkeys(parts) if (stat := part.values.get(column)) and stat.sd is not None]
-    freedom = sum(stat.n - 1 for stat in stats)
-    pooled = math.fsum((stat.n - 1) * (stat.sd or 0.0) ** 2 for stat in stats)
-    return Noise(math.sqrt(pooled / freedom), freedom) if freedom else None
+    """Seed noise of a column over distinct parts; None if none of them has two seeds."""
+    return pooled(known for part in dict.fromkeys(parts) if (known := part.values.get(column)))
 
 
 def rank(stats: Mapping[Part, Stat], column: Column, noise: Noise | None) -> dict[Part, Rank]:
-    """Ranks of measurements, best first; those that cannot be told apart from the best of their group share one."""
-    sign = -1 if column.better == "lower" else 1
-    groups: list[list[Part]] = []
-    for part in sorted(stats, key=lambda part: (-sign * stats[part].mean, order(part.fields))):
-        if groups:
-            best = stats[groups[-1][0]]
-            gap = sign * (best.mean - stats[part].mean)
-            if gap <= (noise.difference(best.n, stats[part].n) if noise else 0.0):
-                groups[-1].append(part)
-                continue
-        groups.append([part])
-    ranks: dict[Part, Rank] = {}
-    for group in groups:
-        ranks |= dict.fromkeys(group, Rank(len(ranks) + 1, len(group) > 1))
-    return ranks
+    """Ranks of measurements by a column, best first; equal means in the order of their cells."""
+    ordered = sorted(stats, key=lambda part: order(part.fields))
+    return ranked({part: stats[part] for part in ordered}, column.better, noise)
 
 
 def order(fields: Mapping[str, Any]) -> tuple[tuple[int, Any], ...]:
@@ -423,13 +369,6 @@ def _grow(
         yield from _grow([*chosen, part], free & partners[part], done & partners[part], partners)
         free.remove(part)
         done.add(part)
-
-
-def _stat(values: Sequence[float]) -> Stat:
-    if len(values) == 1:
-        return Stat(values[0], None, 1)
-    mean = math.fsum(values) / len(values)
-    return Stat(mean, math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (len(values) - 1)), len(values))
 
 
 def _applies(column: Column, task: str | None, as_headline: bool) -> bool:

@@ -81,7 +81,7 @@ def work(job, settings, threads, connection):
         return Outcome({"x": 1.0})
 
     with (
-        mock.patch.object(worker, "import_module", lambda name: SimpleNamespace(measure=measure)),
-        mock.patch.object(worker.catalogue, "get", lambda kind, name: SimpleNamespace(module="")),
+        mock.patch.object(worker, "import_module", return_value=SimpleNamespace(measure=measure)),
+        mock.patch.object(worker.catalogue, "get", return_value=SimpleNamespace(module="")),
     ):
         worker.work(job, settings, threads, connection)

@@ -32,9 +32,9 @@ def test_real_measures_give_real_numbers(tmp_path):
     """One of each cheap measure, in a process of its own each."""
     events = launch(tmp_path, [job("complexity", exclusive=False), job("latency"), job("memory")])
     ended = {event.job.measure.name: event for event in events if isinstance(event, Finished)}
-    assert {name: (event.status, event.reason) for name, event in ended.items()} == {
-        name: ("ok", "") for name in ("complexity", "latency", "memory")
-    }
+    assert {name: (event.status, event.reason) for name, event in ended.items()} == dict.fromkeys(
+        ("complexity", "latency", "memory"), ("ok", "")
+    )
     assert ended["complexity"].values["tokens"] == 16
     # Closed form for a plain ViT: N patches · 3P²D + L (12 N D² + 2 N² D), with N one more for the class token.
     n, d, blocks = 17, 96, 4

@@ -8,8 +8,9 @@ import pytest
 
 from bench.errors import UserError
 from bench.measure import Column
+from bench.ranking import Noise, Stat
 from bench.record import Record
-from bench.rows import Noise, Reading, Row, Stat, columns, folders, noise, rank, read
+from bench.rows import Reading, Row, columns, folders, noise, rank, read
 from tests.bench.records import environment, forget, make, write
 
 pytestmark = pytest.mark.usefixtures("known")

@@ -15,7 +15,7 @@ from heads.segmentation import SegmentationHead, subsample
 class Given(SegmentationHead):
     """Its logits are the first feature map."""
 
-    def forward(self, features: Features, size: tuple[int, int]) -> Tensor:  # noqa: ARG002 - contract
+    def forward(self, features: Features, size: tuple[int, int]) -> Tensor:
         """The first map."""
         return features[0]
 

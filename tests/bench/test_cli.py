@@ -1,0 +1,144 @@
+"""The command line as a user meets it: every verb in a process of its own, every mistake without a traceback."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from bench import catalogue
+from tests.bench.data.fixtures import write_camvid
+from tests.bench.records import environment, make, write
+
+ROOT = catalogue.ROOT
+COMMAND = [sys.executable, "-m", "bench"]
+
+
+@pytest.fixture
+def densebench(tmp_path):
+    """Runs ``densebench`` with its own cache; gives exit code, output and errors."""
+
+    def call(*words, code=0, cwd=tmp_path):
+        env = {**os.environ, "DENSEBENCH_CACHE": str(tmp_path / "cache"), "PYTHONPATH": str(ROOT), "COLUMNS": "100"}
+        done = subprocess.run([*COMMAND, *words], capture_output=True, text=True, env=env, cwd=cwd, check=False)
+        assert "Traceback" not in done.stderr, done.stderr
+        assert done.returncode == code, done.stdout + done.stderr
+        return done.stdout if code == 0 else done.stderr + done.stdout
+
+    return call
+
+
+@pytest.mark.parametrize("kind", ["backbones", "heads", "datasets", "measures", "matrices"])
+def test_list_names_what_there_is(densebench, kind):
+    rows = json.loads(densebench("list", kind, "--json"))
+    assert all(row["name"] and row["doc"] for row in rows)
+    text = densebench("list", kind)
+    assert all(row["name"] in text for row in rows)
+
+
+def test_a_dry_run_plans_without_torch_and_without_writing(densebench, tmp_path):
+    code = "import sys, bench.cli; bench.cli.app(['run', '--dry-run', '--json'], standalone_mode=False)"
+    code += "; assert not {'torch', 'pandas', 'timm'} & set(sys.modules), 'slow imports'"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=False)
+    assert done.returncode == 0, done.stderr
+    rows = json.loads(done.stdout)
+    assert {row["measure"] for row in rows} == {"accuracy", "complexity", "latency", "memory"}
+    assert all(row["todo"] for row in rows)
+    densebench("run", "--dry-run")
+    assert not (tmp_path / "results").exists()
+
+
+def test_options_override_axes(densebench):
+    words = (
+        "--backbone",
+        "vit_pico,deit_pico",
+        "--backbone",
+        "swin_pico",
+        "--resolution",
+        "64x128",
+        "--measure",
+        "latency",
+    )
+    rows = json.loads(densebench("run", "--dry-run", "--json", *words, "--head", "linear", "--patch", "8"))
+    assert {row["fields"]["backbone"] for row in rows} == {"vit_pico", "deit_pico", "swin_pico"}
+    assert {(row["fields"]["height"], row["fields"]["width"]) for row in rows} == {(64, 128)}
+    assert {row["measure"] for row in rows} == {"latency"}
+    assert len(rows) == 3
+
+
+MISTAKES = [
+    (("run", "--backbone", "vit_pcio"), "--backbone: unknown backbone 'vit_pcio': did you mean vit_pico"),
+    (("run", "--head", "upernett"), "did you mean upernet"),
+    (("run", "--matrix", "defalt"), "unknown matrix 'defalt': did you mean default"),
+    (("run", "--matrix", "no/such.toml"), "matrix no/such.toml cannot be read"),
+    (("run", "--resolution", "64*64"), "a resolution like 224 or 384x640"),
+    (("run", "--patch", "x"), "--patch: a whole number from 1"),
+    (("run", "--measure", "sped"), "unknown measure 'sped'"),
+    (("run", "--dataset", "camvid"), "data set camvid lies on disk and its folder is not known"),
+    (("run", "--dataset", "camvid", "--data-root", "nowhere"), "nowhere is no folder"),
+    (("run", "--json"), "--json goes with --dry-run"),
+    (("run", "--launcher", "locl", "--backbone", "vit_pico"), "unknown launcher 'locl': did you mean local"),
+    (("list", "backbone"), "unknown kind 'backbone': did you mean backbones"),
+    (("compare",), "run `densebench run` first"),
+    (("report",), "run `densebench run` first"),
+    (("compare", "--where", "head"), "AXIS=VALUE"),
+    (("run", "--no-such-option"), "No such option"),
+]
+
+
+@pytest.mark.parametrize(("words", "message"), MISTAKES, ids=[" ".join(words) for words, _ in MISTAKES])
+def test_a_mistake_is_one_message_and_exit_code_2(densebench, words, message):
+    assert message in " ".join(densebench(*words, code=2).split())
+
+
+def test_a_half_present_data_root_is_named_before_anything_runs(densebench, tmp_path):
+    write_camvid(tmp_path / "camvid")
+    victim = next((tmp_path / "camvid" / "trainannot").glob("*.png"))
+    victim.unlink()
+    error = densebench("run", "--dataset", "camvid", "--head", "linear", "--data-root", str(tmp_path), code=2)
+    assert victim.stem in error
+    assert not list(tmp_path.glob("results/*/records.jsonl")) or not any(
+        path.read_text() for path in tmp_path.glob("results/*/records.jsonl")
+    )
+
+
+def test_an_unwritable_results_folder_is_named(densebench):
+    # /proc refuses new folders to everyone, root too.
+    assert "/proc/results" in densebench("run", "--results", "/proc/results", code=2)
+
+
+def test_a_torn_store_is_named_by_readers_and_mended_by_run(densebench, tmp_path):
+    folder = write(tmp_path / "results" / "here", [make("latency", latency_ms=2.0)], [environment("here")])
+    store = folder / "records.jsonl"
+    whole = store.read_text()
+    store.write_text(whole + '{"measure":"late')
+    for verb in ("report", "compare"):
+        assert "is cut off" in densebench(verb, code=2)
+    assert store.read_text().startswith(whole)
+
+
+@pytest.mark.slow
+def test_run_measures_reports_and_resumes(densebench, tmp_path):
+    """The main job on two cells: raw records and tables, an impossible patch as a row, nothing twice."""
+    words = ("run", "--backbone", "vit_pico", "--head", "linear,fcos_pico", "--resolution", "64", "--machine", "here")
+    words = (*words, "--measure", "complexity,latency", "--batch", "1")
+    output = densebench(*words, "--patch", "16")
+    folder = tmp_path / "results" / "here"
+    assert "4 to make" in output
+    assert "vit_pico/16" in output
+    assert sorted(path.name for path in folder.iterdir() if path.name[0] != ".") == [
+        *("detection.csv", "detection.md", "environments.jsonl", "records.jsonl", "segmentation.csv", "segmentation.md")
+    ]
+    records = (folder / "records.jsonl").read_text()
+    again = densebench(*words, "--patch", "16")
+    assert "0 to make" in again
+    assert (folder / "records.jsonl").read_text() == records
+    with_bad = densebench(*words, "--patch", "16,7", code=1)
+    assert "nearest: 63x63" in with_bad
+    assert "unsupported" in (folder / "segmentation.md").read_text()
+    densebench("report", "--check")
+    (folder / "segmentation.md").write_text("something else\n")
+    assert "segmentation.md is not what the records give" in densebench("report", "--check", code=1)
+    densebench("report")
+    densebench("report", "--check")
