@@ -65,7 +65,7 @@ def run(
     from bench import matrix as matrices
     from bench import run as running
     from bench.dataset import Roots
-    from bench.environment import describe
+    from bench.environment import busy, describe
     from bench.store import Store
 
     if as_json and not dry_run:
@@ -107,6 +107,10 @@ def run(
         f"{plan.cells} cells, {len(plan.planned)} measurements: {len(plan.planned) - todo} in {folder}, {todo} to make",
         soft_wrap=True,
     )
+    if any(planned.job.measure.exclusive for planned in plan.todo) and (cores := busy()) is not None and cores > 0.5:
+        _say(
+            f"other processes keep {cores:.1f} of {environment.cores} cores busy: what is timed now will look too slow"
+        )
     settings = Settings(running.cache_folder(), folder / "pictures", timeout)
     with Display(plan, out) as display:
         summary = running.run(plan, store, settings, launcher=launcher, show=display.show, say=_say)

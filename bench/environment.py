@@ -8,6 +8,7 @@ import platform
 import re
 import shutil
 import subprocess
+import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -75,6 +76,23 @@ def describe() -> Environment:
 def as_json(environment: Environment) -> dict[str, object]:
     """For ``environments.jsonl``."""
     return asdict(environment)
+
+
+def busy(seconds: float = 0.25) -> float | None:
+    """Cores that are at work just now, counted over so many seconds; None where the system does not tell."""
+
+    def jiffies() -> tuple[int, int]:
+        numbers = [int(word) for word in Path("/proc/stat").read_text(encoding="ascii").partition("\n")[0].split()[1:]]
+        return sum(numbers[:8]), numbers[3] + numbers[4]
+
+    try:
+        total, idle = jiffies()
+        time.sleep(seconds)
+        total_after, idle_after = jiffies()
+    except (OSError, ValueError, IndexError):
+        return None
+    share = 1 - (idle_after - idle) / max(1, total_after - total)
+    return share * (os.cpu_count() or 1)
 
 
 def _digest(facts: object) -> str:

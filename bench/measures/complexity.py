@@ -15,11 +15,11 @@ CATALOGUE = {
         "exclusive": False,
         "seconds": 0.7,
         "columns": [
+            {"name": "gmacs", "unit": "G", "title": "MACs", "better": "lower", "digits": 3},
             {"name": "params_m", "unit": "M", "title": "params", "better": "lower", "digits": 2},
             {"name": "backbone_params_m", "unit": "M", "title": "backbone params", "better": "lower", "digits": 2},
             {"name": "head_params_m", "unit": "M", "title": "head params", "better": "lower", "digits": 2},
-            {"name": "gmacs", "unit": "G", "title": "MACs", "better": "lower", "digits": 2},
-            {"name": "backbone_gmacs", "unit": "G", "title": "backbone MACs", "better": "lower", "digits": 2},
+            {"name": "backbone_gmacs", "unit": "G", "title": "backbone MACs", "better": "lower", "digits": 3},
             {"name": "tokens", "unit": "", "title": "tokens", "better": None, "digits": 0},
         ],
     }

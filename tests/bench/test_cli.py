@@ -142,3 +142,9 @@ def test_run_measures_reports_and_resumes(densebench, tmp_path):
     assert "segmentation.md is not what the records give" in densebench("report", "--check", code=1)
     densebench("report")
     densebench("report", "--check")
+
+
+def test_the_public_functions_come_without_importing_torch():
+    code = "import sys, bench; assert not {'torch', 'pandas'} & set(sys.modules); from bench import build, load"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=False)
+    assert done.returncode == 0, done.stderr

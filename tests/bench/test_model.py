@@ -1,0 +1,76 @@
+import pytest
+import torch
+
+import bench
+from backbones.contract import Unsupported
+from bench import model
+from bench.errors import UserError
+from bench.measures import latency, memory
+from tests.bench.test_local import job
+
+
+def test_build_gives_a_module_that_trains_and_predicts():
+    net = bench.build("vit_pico", "linear", patch=8, size=(32, 48), classes=3)
+    assert isinstance(net, torch.nn.Module)
+    assert net.training
+    raw = net(torch.rand(2, 3, 32, 48))
+    net.loss(raw, torch.zeros(2, 32, 48, dtype=torch.int64)).backward()
+    assert net.decode(raw, (32, 48)).shape == (2, 32, 48)
+
+
+def test_build_takes_the_native_patch_size():
+    assert bench.build("swin_pico", "linear", size=(64, 64), classes=2).backbone.levels[0].stride == 4
+
+
+def test_build_on_the_meta_device_has_no_storage():
+    with torch.device("meta"):
+        net = bench.build("vit_base", "upernet", size=(512, 512), classes=150)
+        assert all(parameter.is_meta for parameter in net.parameters())
+        assert net(torch.empty(1, 3, 512, 512)).shape[:2] == (1, 150)
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"backbone": "vit_pcio"}, UserError, "did you mean vit_pico"),
+        ({"head": "liner"}, UserError, "did you mean linear"),
+        ({"weights": "imagenet"}, UserError, "weights='random'"),
+        ({"classes": 0}, UserError, "at least 1 class"),
+        ({"patch": 7}, Unsupported, "nearest: 28x42"),
+        ({"patch": 4096}, Unsupported, "nearest: 63, 64"),
+    ],
+)
+def test_build_says_what_is_wrong(change, error, message):
+    with pytest.raises(error, match=message):
+        bench.build(**{"backbone": "vit_pico", "head": "linear", "size": (32, 48), "classes": 2, **change})
+
+
+def test_a_device_that_is_not_there_is_unsupported():
+    cell = job("latency", device=["xpu"]).cell
+    with pytest.raises(Unsupported, match=r"device xpu is wanted and torch .* sees"):
+        model.device_of(cell)
+
+
+def test_the_artifact_is_in_the_cells_dtype_and_in_inference_mode():
+    cell = job("latency", dtype=["bf16"]).cell
+    net = model.for_inference(model.of_cell(cell, 3), cell, torch.device("cpu"))
+    assert {tensor.dtype for tensor in net.parameters()} == {torch.bfloat16}
+    assert not net.training
+    assert model.noise(cell, torch.device("cpu")).dtype == torch.bfloat16
+
+
+def test_latency_keeps_its_promises_on_the_number_of_passes():
+    calls = []
+    seconds = latency._passes(calls.append, torch.zeros(1), torch.device("cpu"), budget_s=0.0, least=7)
+    assert len(seconds) == len(calls) == 7
+    assert len(latency._passes(calls.append, torch.zeros(1), torch.device("cpu"), budget_s=9e9, least=1, most=20)) == 20
+
+
+def test_the_high_water_mark_follows_what_is_touched():
+    """64 MiB touched are seen, and given back they do not count for the next one."""
+    for mebibytes in (64, 16):
+        baseline = memory._reset_high_water()
+        block = torch.ones(mebibytes << 18)
+        peak = (memory._status_kib("VmHWM") - baseline) / 1024
+        del block
+        assert mebibytes * 0.95 < peak < mebibytes + 12
