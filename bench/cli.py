@@ -33,7 +33,7 @@ def run(
     matrix: Annotated[str, typer.Option(help="name of a matrix, or a .toml file")] = "default",
     backbone: Annotated[list[str] | None, _axis("backbones instead of the matrix's")] = None,
     head: Annotated[list[str] | None, _axis("heads")] = None,
-    patch: Annotated[list[str] | None, _axis("patch sizes in pixels")] = None,
+    patch: Annotated[list[str] | None, _axis("patch sizes in pixels, or native")] = None,
     resolution: Annotated[list[str] | None, _axis("input sizes, 224 or 384x640 (height x width)")] = None,
     dataset: Annotated[list[str] | None, _axis("data sets")] = None,
     dtype: Annotated[list[str] | None, _axis("fp32, bf16 or fp16")] = None,

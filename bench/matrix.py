@@ -7,7 +7,7 @@
     [[grid]]                        # the axes of a block multiply; blocks add
     measure = ["complexity", "latency"]
     backbone = ["vit_tiny", "deit_tiny"]
-    patch = [8, 16]                 # left out: each backbone's native patch size
+    patch = [8, 16]                 # left out, or "native": each backbone's native patch size
     resolution = [224, "384x640"]   # HxW in pixels; one number is a square
     head = "linear"
 """
@@ -205,7 +205,7 @@ _CHECKS: dict[str, Callable[[Any], Any]] = {
     "dataset": _dataset,
     "recipe": _recipe,
     "resolution": _resolution,
-    "patch": lambda value: None if value is None else _number(value, 1, LARGEST),
+    "patch": lambda value: None if value in {None, "native"} else _number(value, 1, LARGEST),
     "batch": lambda value: _number(value, 1, 1 << 20),
     "threads": lambda value: _number(value, 0, 1 << 12),
     "seed": lambda value: _number(value, 0, 2**32 - 1),

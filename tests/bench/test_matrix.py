@@ -47,6 +47,13 @@ def test_no_choice_is_left_open(write):
         assert measures == ("accuracy", "complexity", "latency", "memory")
 
 
+def test_native_names_the_native_patch_size(write):
+    found = cells(matrix.load(write(BLOCK)).override({"patch": ["native", "8"]}))
+    assert {(cell.backbone, cell.patch) for cell in found} == {
+        *(("vit_pico", 16), ("vit_pico", 8), ("swin_pico", 4), ("swin_pico", 8))
+    }
+
+
 def test_an_override_replaces_the_axis_in_every_block(write):
     loaded = matrix.load(write(BLOCK)).override({"resolution": ["32", "48x80"], "patch": ["8"], "seed": ["3"]})
     found = cells(loaded)

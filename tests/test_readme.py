@@ -1,0 +1,77 @@
+"""What the README shows is true."""
+
+import json
+import re
+import shlex
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from backbones.contract import Unsupported
+from bench import build, catalogue
+
+TEXT = (catalogue.ROOT / "README.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"```(\w*)\n(.*?)```", TEXT, re.DOTALL)
+COMMANDS = [
+    line.partition(" #")[0].strip()
+    for language, block in BLOCKS
+    if not language
+    for line in block.splitlines()
+    if line.startswith("densebench run")
+]
+
+
+@pytest.mark.parametrize("command", [command for command in COMMANDS if "--data-root" not in command])
+def test_its_commands_plan(command, tmp_path):
+    words = shlex.split(command.replace("densebench", f"{sys.executable} -m bench"))
+    words += ["--dry-run", "--json", "--results", str(tmp_path)]
+    done = subprocess.run(words, capture_output=True, text=True, cwd=catalogue.ROOT, check=False)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)
+
+
+def test_its_backbone_works_as_it_stands():
+    source = next(block for language, block in BLOCKS if language == "python" and "class ResNet" in block)
+    space: dict = {}
+    exec(compile(source, "README.md", "exec"), space)
+    with torch.device("meta"):
+        body = space["build"]("resnet50", patch=4, size=(64, 96))
+        maps = body(torch.empty(1, 3, 64, 96))
+    assert [tuple(one.shape[1:]) for one in maps] == [(c.channels, 64 // c.stride, 96 // c.stride) for c in body.levels]
+    with pytest.raises(Unsupported, match="nearest: 64x64"):
+        space["build"]("resnet50", patch=4, size=(60, 64))
+
+
+def test_its_example_of_a_refusal_is_the_real_one():
+    shown = re.search(r"Unsupported: (.*?)\n```", TEXT, re.DOTALL)
+    assert shown
+    with pytest.raises(Unsupported) as error:
+        build("vit_tiny", "linear", patch=16, size=(250, 250), classes=21)
+    assert str(error.value) == " ".join(shown[1].split())
+
+
+def test_its_tables_are_rows_of_the_committed_reports():
+    """Every table of results in the README is copied from what `densebench report` made."""
+    shown = re.findall(r"<!-- from (\S+) -->\n\n(.*?)\n\n", TEXT, re.DOTALL)
+    assert shown
+    for path, table in shown:
+        report = [
+            _cells(line) for line in (catalogue.ROOT / path).read_text(encoding="utf-8").splitlines() if "|" in line
+        ]
+        head, _, *body = (_cells(line) for line in table.splitlines())
+        for row in body:
+            assert any(set(row) <= set(line) and row[:5] == line[:5] for line in report), f"{row} is not in {path}"
+        assert any(set(head) <= set(line) for line in report), f"{head} is not in {path}"
+
+
+def test_its_pictures_and_links_are_there():
+    targets = re.findall(r"\]\(([^)#]+)\)", TEXT)
+    assert targets
+    for target in targets:
+        assert (catalogue.ROOT / target).exists(), target
+
+
+def _cells(line):
+    return [cell.strip() for cell in line.strip().strip("|").split("|")]
