@@ -74,7 +74,13 @@ def _assign(names: Sequence[str], choices: Sequence[str]) -> dict[str, str]:
 
 def _panel(axes: "Axes", section: Section, colours: dict[str, str], markers: dict[str, str]) -> None:
     axes.set_xscale("log")
-    axes.set_xlabel(f"{label(section.cost)}: {section.cost.better} is better")
+    # A time says nothing without its batch, dtype and device.
+    context = ", ".join(
+        f"{name} {next(iter(values))}"
+        for name in ("batch", "dtype", "device", "threads")
+        if len(values := {point.fields[name] for point in section.points if name in point.fields}) == 1
+    )
+    axes.set_xlabel(f"{label(section.cost)}: {section.cost.better} is better\n{context}")
     axes.set_ylabel(f"{label(section.value)}: {section.value.better} is better")
     axes.set_title(f"{section.task} on {section.dataset}\n{section.title}", fontsize=9, loc="left")
     axes.grid(which="both", linewidth=0.4, color="#dddddd")
