@@ -36,6 +36,10 @@ _SINGULAR = {
 }
 
 
+_REQUIRED = {"backbones": ("patch",), "heads": ("task",), "data": ("tasks", "root", "redistributable")}
+"""What planning and reporting need to know of an entry."""
+
+
 @dataclass(frozen=True)
 class Entry:
     """One name of a catalogue.
@@ -75,12 +79,17 @@ def entries(kind: str) -> Mapping[str, Entry]:
     found: dict[str, Entry] = {}
     files = [(f"{package}.{path.stem}", path) for path in sorted(folder.glob("*.py")) if path.stem[0] != "_"]
     for point in sorted(importlib.metadata.entry_points(group=f"densebench.{kind}"), key=lambda point: point.name):
-        spec = importlib.util.find_spec(point.value)
+        try:
+            spec = importlib.util.find_spec(point.value)
+        except ImportError:  # of the package that it is in
+            spec = None
         if spec is None or spec.origin is None:
             raise UserError(f"entry point '{point.name}' of densebench.{kind} names {point.value}, which is not there")
         files.append((point.value, Path(spec.origin)))
     for module, path in files:
         for entry in read(module, path):
+            if missing := [key for key in _REQUIRED.get(kind, ()) if key not in entry.facts]:
+                raise UserError(f"{path}: {_SINGULAR[kind]} '{entry.name}' does not state its {' and '.join(missing)}")
             if entry.name in found:
                 raise UserError(f"{path} and {found[entry.name].source} both define {_SINGULAR[kind]} '{entry.name}'")
             found[entry.name] = entry
@@ -95,14 +104,14 @@ def read(module: str, path: Path) -> list[Entry]:
     """
     try:
         tree = ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
-    except (SyntaxError, UnicodeDecodeError) as error:
+    except (SyntaxError, ValueError, OSError) as error:
         raise UserError(f"plug-in {path} is broken: {error}") from error
     value = _assigned(tree, "CATALOGUE")
     if value is None:
         return []
     try:
         catalogue = ast.literal_eval(value)
-    except ValueError as error:
+    except (ValueError, TypeError) as error:
         raise UserError(
             f"plug-in {path}, line {value.lineno}: CATALOGUE must be a literal (it is read without importing the file)"
         ) from error

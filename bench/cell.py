@@ -7,6 +7,7 @@ from typing import Any
 DTYPES = ("fp32", "bf16", "fp16")
 ATTENTION = ("auto", "fused", "unfused")
 COMPILE = ("none", "default")
+DEVICES = ("auto", "cpu", "cuda", "xpu", "mps")
 PHASES = ("inference",)
 
 
@@ -64,6 +65,8 @@ class Cell:
         return f"{self.backbone}/{self.patch} {self.head} {self.height}x{self.width} {self.dataset}"
 
 
+IN_TITLE = ("backbone", "patch", "head", "height", "width", "dataset")
+"""Fields that a title names."""
 FIELDS = tuple(field.name for field in fields(Cell))
 
 

@@ -1,6 +1,7 @@
 """The command line: four verbs, and nothing imported before it is needed."""
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -8,6 +9,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from bench.errors import UserError
 
@@ -17,8 +19,11 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Which backbone should feed a segmentation or detection head, measured on this machine.",
 )
-out = Console()
-err = Console(stderr=True)
+# Piped output has no width of its own; the usual 80 columns would fold a table's words.
+_WIDTH = None if sys.stdout.isatty() or "COLUMNS" in os.environ else 120
+# Names, paths and reasons are the user's: nothing in them is markup.
+out = Console(markup=False, width=_WIDTH)
+err = Console(stderr=True, markup=False, width=_WIDTH)
 
 Results = Annotated[Path, typer.Option(help="folder of results")]
 Json = Annotated[bool, typer.Option("--json", help="machine-readable output")]
@@ -86,7 +91,10 @@ def run(
         "attention": attention,
         "compile": compile_,
     }
-    question = matrices.load(matrix).override({axis: _split(values) for axis, values in axes.items() if values})
+    given = {axis: _split(values) for axis, values in axes.items() if values is not None}
+    if empty := [axis for axis, values in given.items() if not values]:
+        raise UserError(f"--{empty[0]} was given without a value")
+    question = matrices.load(matrix).override(given)
     environment = describe()
     folder = running.machine_folder(results, machine, environment)
     store = Store(folder)
@@ -118,7 +126,7 @@ def run(
 
 
 def _say(text: str) -> None:
-    err.print(text, style="yellow", soft_wrap=True, markup=False)
+    err.print(text, style="yellow", soft_wrap=True)
 
 
 def _after(folder: Path, summary: Any) -> None:
@@ -131,12 +139,10 @@ def _after(folder: Path, summary: Any) -> None:
         out.print(summary_table(table))
     tables = [path for path in sorted(done.written + done.unchanged) if path.suffix == ".md"]
     out.print(f"records: {folder / 'records.jsonl'}", soft_wrap=True)
-    out.print(f"tables:  {', '.join(map(str, tables))} (and .csv)", soft_wrap=True)
-    for record in summary.failed:
-        cell = " ".join(f"{name}={record.fields[name]}" for name in ("backbone", "patch", "head", "height", "width"))
-        err.print(
-            f"{record.status}: {record.measure} {cell}: {record.reason}", style="red", soft_wrap=True, markup=False
-        )
+    if tables:
+        out.print(f"tables:  {', '.join(map(str, tables))} (and .csv)", soft_wrap=True)
+    for title, record in summary.failed.items():
+        err.print(f"{record.status}: {title}: {record.reason}", style="red", soft_wrap=True)
     if summary.interrupted:
         err.print(
             f"interrupted: {len(summary.records)} measurements are kept, {summary.missing} are missing; "
@@ -159,13 +165,11 @@ def _dry_run(plan: Any, *, as_json: bool) -> None:
     table = Table("cell", "measures to make", "measured already", title=f"{plan.cells} cells", title_justify="left")
     lines: dict[str, tuple[list[str], list[str]]] = {}
     for planned in plan.planned:
-        todo, done = lines.setdefault(planned.job.cell.title(), ([], []))
-        name = planned.job.measure.name + (f" (seed {planned.job.cell.seed})" if planned.job.cell.seed else "")
-        if planned.refused:
-            name += f" [cannot: {planned.refused}]"
+        todo, done = lines.setdefault(planned.job.cell_title(), ([], []))
+        name = planned.job.measure.name + (f" (cannot: {planned.refused})" if planned.refused else "")
         (todo if planned.done is None else done).append(name)
-    for title, (todo, done) in lines.items():
-        table.add_row(title, ", ".join(todo), ", ".join(done))
+    for title, (todo, done) in sorted(lines.items()):
+        table.add_row(Text(title), Text(", ".join(todo)), Text(", ".join(done)))
     out.print(table)
     out.print(f"{len(plan.planned)} measurements, {len(plan.todo)} to make", soft_wrap=True)
 
@@ -256,7 +260,7 @@ def list_(
     table = Table(*shown, box=None, pad_edge=False)
     for row in rows:
         cells = [row.get(key, "") for key in shown]
-        table.add_row(*(", ".join(cell) if isinstance(cell, list) else str(cell) for cell in cells))
+        table.add_row(*(Text(", ".join(cell) if isinstance(cell, list) else str(cell)) for cell in cells))
     out.print(table)
 
 
@@ -270,7 +274,7 @@ def main() -> None:
     try:
         app()
     except UserError as error:
-        err.print(f"densebench: {error}", style="red", soft_wrap=True, markup=False, highlight=False)
+        err.print(f"densebench: {error}", style="red", soft_wrap=True, highlight=False)
         sys.exit(2)
     except KeyboardInterrupt:
         err.print("interrupted", style="yellow")

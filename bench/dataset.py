@@ -47,7 +47,10 @@ class Roots:
         for parent in self.parents:
             if (parent / wanted).is_dir():
                 return _named(layout, instance, parent / wanted)
-        if len(self.parents) == 1 and (not instance or self.parents[0].name.lower() == instance.lower()):
+        for parent in self.parents:
+            if parent.resolve().name.lower() == wanted.lower():
+                return _named(layout, instance, parent)
+        if len(self.parents) == 1 and (not instance or self.parents[0].resolve().name.lower() == instance.lower()):
             return _named(layout, instance, self.parents[0])
         looked = f" (no folder '{wanted}' in {', '.join(map(str, self.parents))})" if self.parents else ""
         raise DataError(

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from bench import catalogue, recipe
-from bench.cell import ATTENTION, COMPILE, DTYPES, PHASES, Cell
+from bench.cell import ATTENTION, COMPILE, DEVICES, DTYPES, PHASES, Cell
 from bench.environment import Environment
 from bench.errors import UserError, unknown
 from bench.measure import measures
@@ -190,7 +190,14 @@ def _dataset(value: Any) -> str:
 
 
 def _recipe(value: Any) -> str:
-    recipe.digest(_text(value))
+    return recipe.check(_text(value))
+
+
+def _device(value: Any) -> str:
+    kind, colon, index = _text(value).partition(":")
+    _one_of("device", kind, DEVICES)
+    if colon and not index.isdigit():
+        raise UserError(f"a device like cuda or cuda:1 is wanted, {value!r} came")
     return value
 
 
@@ -205,11 +212,11 @@ _CHECKS: dict[str, Callable[[Any], Any]] = {
     "dataset": _dataset,
     "recipe": _recipe,
     "resolution": _resolution,
-    "patch": lambda value: None if value in {None, "native"} else _number(value, 1, LARGEST),
+    "patch": lambda value: None if value is None or value == "native" else _number(value, 1, LARGEST),
     "batch": lambda value: _number(value, 1, 1 << 20),
     "threads": lambda value: _number(value, 0, 1 << 12),
     "seed": lambda value: _number(value, 0, 2**32 - 1),
-    "device": _text,
+    "device": _device,
     "weights": lambda value: _one_of("weights", value, ("random",)),
     "dtype": lambda value: _one_of("dtype", value, DTYPES),
     "compile": lambda value: _one_of("compile", value, COMPILE),

@@ -97,14 +97,12 @@ class BoxPrecision:
     def result(self) -> dict[str, float | dict[str, float | None] | None]:
         """ap, ap50, ap75, ap_small, ap_medium, ap_large and class_ap, in percent; None where nothing could be found."""
         categories = [{"id": index, "name": name} for index, name in enumerate(self.classes, 1)]
-        if not self._found:
-            # The evaluator cannot be given an empty list; nothing found of something there is 0.
-            zero = 0.0 if any(not truth["iscrowd"] for truth in self._truths) else None
-            names = ("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large")
-            return {**dict.fromkeys(names, zero), "class_ap": dict.fromkeys(self.classes, zero)}
+        # The evaluator cannot be given an empty list; a box of score 0 outside the picture finds nothing.
+        nowhere = {"image_id": 1, "category_id": 1, "bbox": [-2.0, -2.0, 1.0, 1.0], "score": 0.0}
         with contextlib.redirect_stdout(io.StringIO()):
             truth = COCO({"images": self._images, "annotations": self._truths, "categories": categories})
-            evaluation = COCOeval_faster(truth, truth.loadRes(self._found), iouType="bbox", print_function=_silent)
+            found = truth.loadRes(self._found or [nowhere])
+            evaluation = COCOeval_faster(truth, found, iouType="bbox", print_function=_silent)
             evaluation.evaluate()
             evaluation.accumulate()
             evaluation.summarize()

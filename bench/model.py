@@ -50,7 +50,8 @@ def build(
     entry = catalogue.get("backbones", backbone)
     head_entry = catalogue.get("heads", head)
     patch = entry.facts["patch"] if patch is None else patch
-    body: Backbone = entry.load().build(backbone, patch=patch, size=size, attention=attention)
+    height, width = size  # from a list as well as from a tuple
+    body: Backbone = entry.load().build(backbone, patch=patch, size=(height, width), attention=attention)
     top: Head = head_entry.load().build(head, levels=body.levels, classes=classes)
     return Model(body, top)
 

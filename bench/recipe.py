@@ -1,6 +1,7 @@
 """Training recipes: one TOML file each in ``bench/recipes``, a table for each task."""
 
 import hashlib
+import json
 import tomllib
 from functools import cache
 from pathlib import Path
@@ -28,6 +29,9 @@ class Recipe(BaseModel):
     warmup: Fraction = Field(default=0.05, description="share of the steps with rising learning rate")
     final_lr: Fraction = Field(default=0.01, description="learning rate at the end of the cosine, as a share of lr")
     class_weight_power: float = Field(default=0.0, ge=0, description="classes weigh frequency ** -power in the loss")
+    class_weight_images: int | None = Field(
+        default=None, ge=1, description="count classes on the first so many training images; default: up to 500, spread"
+    )
     loss_stride: int = Field(default=1, ge=1, le=2, description="2: pixel loss on every second row and column")
     flip: bool = Field(default=True, description="mirror left to right with probability 0.5")
     flip_vertical: bool = Field(default=False, description="mirror top to bottom with probability 0.5")
@@ -51,16 +55,6 @@ def _path(name: str) -> Path:
 
 
 @cache
-def digest(name: str) -> str:
-    """Digest of the recipe's file, so that an edited recipe is another question.
-
-    Raises:
-        UserError: no such recipe.
-    """
-    return hashlib.sha256(_path(name).read_bytes()).hexdigest()[:12]
-
-
-@cache
 def load(name: str, task: str) -> Recipe:
     """One recipe for one task.
 
@@ -80,3 +74,23 @@ def load(name: str, task: str) -> Recipe:
         wrong = error.errors()[0]
         key = ".".join(map(str, wrong["loc"]))
         raise UserError(f"{path}, [{task}] {key}: {wrong['msg']} (came: {wrong['input']!r})") from error
+
+
+@cache
+def digest(name: str, task: str) -> str:
+    """Digest of what a recipe states for a task, so that an edited recipe is another question (a comment is not).
+
+    Raises:
+        UserError: as for `load`.
+    """
+    stated = load(name, task).model_dump(mode="json", exclude_unset=True)
+    return hashlib.sha256(json.dumps(stated, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def check(name: str) -> str:
+    """The name of a recipe that there is.
+
+    Raises:
+        UserError: no such recipe; says which there are.
+    """
+    return _path(name).stem

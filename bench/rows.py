@@ -156,7 +156,7 @@ def read(folder: Path) -> Reading:
     tables: list[Table] = []
     for records in groups.values():
         environments = sorted((described[name] for name in {record.environment for record in records}), key=_by_id)
-        tables += _tables(folder.name, environments, _current(records, left_out), left_out)
+        tables += _tables(folder.resolve().name, environments, _current(records, left_out), left_out)
     tables.sort(key=lambda table: (table.environment.title(), table.environment.comparable, table.task, table.dataset))
     return Reading(folder, tuple(tables), dict(sorted(left_out.items())))
 

@@ -1,6 +1,5 @@
 """``densebench run``: a matrix becomes records; what the store already has is not measured again."""
 
-import math
 import os
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import closing
@@ -8,9 +7,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from bench import catalogue, dataset, recipe
-from bench.cell import Cell
+from bench.cell import FIELDS, IN_TITLE, Cell
 from bench.environment import Environment, as_json
-from bench.errors import UserError
 from bench.launchers.contract import Event, Finished, Job, Settings
 from bench.matrix import Matrix
 from bench.measure import measures
@@ -46,16 +44,16 @@ class Plan:
 
 @dataclass(frozen=True)
 class Summary:
-    """How a run ended: the last record of every measurement of its plan that has one."""
+    """How a run ended: title -> the last record, of every measurement of its plan that has one."""
 
-    records: tuple[Record, ...]
+    records: Mapping[str, Record]
     missing: int
     interrupted: bool = False
 
     @property
-    def failed(self) -> list[Record]:
-        """The records that hold no number."""
-        return [record for record in self.records if record.status != "ok"]
+    def failed(self) -> dict[str, Record]:
+        """Title of the measurement -> its record, for those that hold no number."""
+        return {title: record for title, record in self.records.items() if record.status != "ok"}
 
 
 def plan(matrix: Matrix, environment: Environment, store: Store, roots: dataset.Roots, *, retry: bool = False) -> Plan:
@@ -89,7 +87,9 @@ def plan(matrix: Matrix, environment: Environment, store: Store, roots: dataset.
             if done is not None and (done.status not in SETTLED or (retry and done.status != "ok")):
                 done = None
             planned[key] = Planned(Job(measure, cell, root, key), done, refused)
-    return Plan(len(cells), tuple(planned.values()), environment)
+    vary = tuple(name for name in FIELDS if name not in IN_TITLE and len({getattr(cell, name) for cell in cells}) > 1)
+    named = tuple(replace(one, job=replace(one.job, vary=vary)) for one in planned.values())
+    return Plan(len(cells), named, environment)
 
 
 def run(
@@ -118,7 +118,7 @@ def run(
             writer.environment(as_json(plan.environment))
 
         def keep(event: Finished) -> None:
-            record = _record(event, plan.environment)
+            record = _storable(event, plan.environment)
             writer.record(record)
             latest[event.job.key] = record
 
@@ -137,7 +137,9 @@ def run(
                         show(event)
         except KeyboardInterrupt:
             interrupted = True
-    return Summary(tuple(latest.values()), len(plan.planned) - len(latest), interrupted)
+    titles = {planned.job.key: planned.job.title() for planned in plan.planned}
+    records = {titles[key]: record for key, record in latest.items()}
+    return Summary(records, len(plan.planned) - len(latest), interrupted)
 
 
 def cache_folder() -> Path:
@@ -171,10 +173,28 @@ def _checked(name: str, task: str, root: Path | None) -> str:
 
 
 def _inputs(cell: Cell, fields: Iterable[str], task: str) -> dict[str, str]:
-    if "recipe" not in fields:
-        return {}
-    recipe.load(cell.recipe, task)  # a wrong recipe is an error now, not in the middle of the run
-    return {"recipe": recipe.digest(cell.recipe)}
+    """Digests and versions of what fields name, where the name alone does not say which it is."""
+    inputs = {}
+    if "recipe" in fields:
+        inputs["recipe"] = recipe.digest(cell.recipe, task)
+    # Version 1 goes without saying, so that the first data sets keep their records.
+    if (version := catalogue.dataset(cell.dataset).facts.get("version", 1)) != 1:
+        inputs["dataset"] = f"version {version}"
+    return inputs
+
+
+def _storable(event: Finished, environment: Environment) -> Record:
+    """The record of an event, or of an error if the measure gave nan or what JSON does not know.
+
+    The measure's mistake costs its own cell and no other.
+    """
+    record = _record(event, environment)
+    try:
+        record.line()
+    except (TypeError, ValueError) as error:
+        reason = f"the measure gave what cannot be stored, None is for unknown: {error}"
+        return _record(replace(event, status="error", reason=reason, values={}, samples={}), environment)
+    return record
 
 
 def _record(event: Finished, environment: Environment) -> Record:
@@ -188,18 +208,11 @@ def _record(event: Finished, environment: Environment) -> Record:
         environment=environment.id,
         status=event.status,
         reason=event.reason,
-        values=_finite(event),
+        values=event.values,
         samples=event.samples,
         started=event.started,
         wall_s=round(event.wall_s, 3),
     )
-
-
-def _finite(event: Finished) -> dict[str, float | int | str | dict[str, float | None] | None]:
-    for name, value in event.values.items():
-        if isinstance(value, float) and not math.isfinite(value):
-            raise UserError(f"measure {event.job.measure.name} gave {value} for {name}; it must give None if unknown")
-    return dict(event.values)
 
 
 def machine_folder(results: Path, machine: str | None, environment: Environment) -> Path:

@@ -97,9 +97,22 @@ class Writer:
         self._append(ENVIRONMENTS, json.dumps(description, separators=(",", ":")) + "\n")
 
     def _append(self, name: str, line: str) -> None:
+        """All of the line or nothing of it.
+
+        Raises:
+            UserError: the disk is full, or refuses for another reason.
+        """
         file = self._files[name]
-        file.write(line.encode())
-        os.fsync(file.fileno())
+        size = os.fstat(file.fileno()).st_size
+        left = memoryview(line.encode())
+        try:
+            while left:
+                left = left[file.write(left) :]
+            os.fsync(file.fileno())
+        except OSError as error:
+            # Half a line would be glued to the next one.
+            os.truncate(file.fileno(), size)
+            raise UserError(f"{file.name} cannot be written to ({error.strerror}); what is in it is kept") from error
 
     def close(self) -> None:
         """Close the files."""
@@ -126,19 +139,23 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
 
 
 def _repair(path: Path) -> str | None:
-    """Move the bytes after the last line feed to a file beside it; says what was done."""
+    """Move the bytes after the last line feed to a file beside it; says what was done.
+
+    Raises:
+        UserError: the file cannot be read or written.
+    """
     try:
-        data = path.read_bytes()
-    except FileNotFoundError:
-        return None
-    end = data.rfind(b"\n") + 1
-    if end == len(data):
-        return None
-    torn = path.with_suffix(".torn")
-    with torn.open("ab") as file:
-        file.write(data[end:] + b"\n")
-        os.fsync(file.fileno())
-    with path.open("r+b") as file:
-        file.truncate(end)
-        os.fsync(file.fileno())
+        data = path.read_bytes() if path.exists() else b""
+        end = data.rfind(b"\n") + 1
+        if end == len(data):
+            return None
+        torn = path.with_suffix(".torn")
+        with torn.open("ab") as file:
+            file.write(data[end:] + b"\n")
+            os.fsync(file.fileno())
+        with path.open("r+b") as file:
+            file.truncate(end)
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise UserError(f"{error.filename or path} cannot be read and mended ({error.strerror})") from error
     return f"{path} ended in a line cut off by an earlier run: moved to {torn.name}; that cell is measured again"

@@ -117,7 +117,8 @@ def augmentation(recipe: Recipe, size: tuple[int, int], task: Task) -> v2.Transf
     steps: list[v2.Transform] = []
     if recipe.scale is not None:
         steps += [
-            v2.ScaleJitter(size, scale_range=recipe.scale, antialias=True),
+            # Its target is (width, height), whatever its documentation says; the zoom is relative to filling it.
+            v2.ScaleJitter((size[1], size[0]), scale_range=recipe.scale, antialias=True),
             v2.RandomCrop(size, pad_if_needed=True, fill=fill),
             v2.ClampBoundingBoxes(),
         ]
@@ -153,18 +154,29 @@ def collate(targets: list[dict[str, Tensor]], device: torch.device) -> Target:
     ]
 
 
-def class_weights(data: Dataset, recipe: Recipe, size: tuple[int, int], *, images: int = 100) -> Float[Tensor, " K"]:
-    """Frequency ** -power over the first ``images`` training masks, mean 1 over their pixels; 0 for absent classes."""
-    count = min(len(data), recipe.train_images or len(data), images)
+def class_weights(data: Dataset, recipe: Recipe, size: tuple[int, int], *, most: int = 500) -> Float[Tensor, " K"]:
+    """Frequency ** -power over training masks, mean 1 over their pixels.
+
+    Counted on up to ``most`` images spread over the split, or on the first ``recipe.class_weight_images``. A class that
+    is in none of them weighs as much as the rarest that is: it may yet come, and is rare.
+    """
+    count = min(len(data), recipe.train_images or len(data))
+    if recipe.class_weight_images is not None:
+        indices = np.arange(min(count, recipe.class_weight_images))
+    else:
+        indices = np.linspace(0, count - 1, min(count, most)).astype(int)
     pixels = np.zeros(256, np.int64)
-    for index in range(count):
+    for index in indices.tolist():
         mask = data.sample(index, size).truth.mask
         assert mask is not None, "a segmentation data set has masks"
         pixels += np.bincount(mask.ravel(), minlength=256)
     frequency = pixels[: len(data.classes)] / max(1, pixels[: len(data.classes)].sum())
-    weights = np.zeros_like(frequency)
-    np.power(frequency, -recipe.class_weight_power, out=weights, where=frequency > 0)
-    return torch.from_numpy(weights / max((weights * frequency).sum(), 1e-12)).float()
+    seen = frequency > 0
+    if not seen.any():
+        return torch.ones(len(data.classes))
+    weights = np.power(frequency, -recipe.class_weight_power, where=seen, out=np.zeros_like(frequency))
+    weights[~seen] = weights.max()
+    return torch.from_numpy(weights / (weights * frequency).sum()).float()
 
 
 def _groups(model: nn.Module, weight_decay: float) -> list[dict[str, object]]:

@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import signal
 import tempfile
 import traceback
 from importlib import import_module
@@ -29,8 +28,6 @@ def preload() -> None:
 
 def work(job: Job, settings: Settings, threads: int, connection: Connection) -> None:
     """Measure and send the fields of a `Finished` event; progress on the way."""
-    # Ctrl-C is the parent's to handle: it ends its workers in order.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     with tempfile.TemporaryFile() as log:
         for stream in (1, 2):
             os.dup2(log.fileno(), stream)  # libraries write where they like; it must not tear the progress display

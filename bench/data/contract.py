@@ -4,7 +4,8 @@ This page is the whole contract; a data set is one file beside it with
 
 * ``CATALOGUE``, a *literal* dict of name -> ``{"tasks": [...], "root": True, "redistributable": False}``, read without
   importing the file. ``root``: it needs ``--data-root``. ``redistributable``: pictures made from it
-  may show its photographs.
+  may show its photographs. ``version`` (optional): raise it when the data changes under the same name; older results
+  then no longer count.
 * ``check(root, task)``, which raises `DataError` for a missing or half-present folder, in milliseconds and before
   anything is measured (only where ``root`` is true);
 * ``load(name, *, task, root, cache, split) -> Dataset``.

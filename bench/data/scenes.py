@@ -38,15 +38,16 @@ from bench.errors import unknown
 CATALOGUE = {
     "scenes": {
         "tasks": ["segmentation", "detection"],
+        "version": 1,
         "root": False,
         "redistributable": True,
         "doc": "Procedural scenes with thin lines, textures and a distant cue: 2000 for training, 200 for validation.",
     }
 }
 
-VERSION = 1
-"""Part of the cache's name. Whatever changes what a scene looks like (here or in `_raster`) must raise it, or cached
-files keep the old look and results measured on different pictures are compared as if they were the same."""
+VERSION = CATALOGUE["scenes"]["version"]
+"""Part of the cache's name and of what a measurement depends on. Whatever changes what a scene looks like (here or in
+`_raster`) must raise it, or results measured on different pictures are compared as if they were the same."""
 
 CLASSES = ("background", "disk", "polygon", "stroke", "ring", "stripes", "checks", "twin_light", "twin_dark")
 """Mask values 0..8; a detection label is the mask value less one."""

@@ -15,17 +15,25 @@ from bench.measure import Measure, Value
 
 @dataclass(frozen=True)
 class Job:
-    """One measurement to make: a measure on a cell."""
+    """One measurement to make: a measure on a cell.
+
+    vary: fields beyond the cell's title that differ within the plan, and so belong to this job's title.
+    """
 
     measure: Measure
     cell: Cell
     root: Path | None
     key: str
+    vary: tuple[str, ...] = ()
 
     def title(self) -> str:
-        """Short text for people."""
-        seed = f" seed {self.cell.seed}" if "seed" in self.measure.fields else ""
-        return f"{self.measure.name} {self.cell.title()}{seed}"
+        """Short text for people, different for every job of a plan."""
+        return f"{self.measure.name} {self.cell_title()}"
+
+    def cell_title(self) -> str:
+        """The cell as this measure sees it."""
+        others = [f"{name} {getattr(self.cell, name)}" for name in self.vary if name in self.measure.fields]
+        return " ".join([self.cell.title(), *others])
 
 
 @dataclass(frozen=True)

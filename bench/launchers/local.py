@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from multiprocessing import forkserver
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerContext, ForkServerProcess
 
@@ -36,6 +37,12 @@ def launch(jobs: Sequence[Job], settings: Settings) -> Iterator[Event]:
     context = multiprocessing.get_context("forkserver")
     # "__main__" too, or each worker would import the command line again.
     context.set_forkserver_preload(["__main__", "bench.worker"])
+    # The server and its workers inherit the mask: Ctrl-C is for this process, which ends them in order.
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        forkserver.ensure_running()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
     alone = deque(job for job in jobs if job.measure.exclusive)
     shared = deque(job for job in jobs if not job.measure.exclusive)
     cores = len(os.sched_getaffinity(0))

@@ -31,6 +31,7 @@ CATALOGUE = {
             "dataset",
             "dtype",
             "attention",
+            "device",
             "recipe",
             "seed",
         ],
@@ -80,6 +81,7 @@ def measure(cell: Cell, context: Context) -> Outcome:
 
     The evaluated artifact is the one that latency and memory time: weights cast to the cell's dtype. Predictions are
     mapped to the size of the ground truth, whatever size went in, so rows of several input sizes share one truth.
+    Training and evaluation are eager: a compiled row shows the accuracy of the same weights, run eagerly.
     """
     task = get("heads", cell.head).facts["task"]
     device = model.device_of(cell)
@@ -87,6 +89,11 @@ def measure(cell: Cell, context: Context) -> Outcome:
     context.report("reading data", 0, 1)
     data = dataset.load(cell.dataset, task=task, root=context.root, cache=context.cache, split="train")
     val = dataset.load(cell.dataset, task=task, root=context.root, cache=context.cache, split="val")
+    if context.root is not None:
+        # A broken file is found now and not after the training.
+        for index in range(min(len(val), plan.val_images or len(val))):
+            val.sample(index, cell.size)
+            val.truth(index)
     net = model.of_cell(cell, len(data.classes)).to(device)
     start = time.monotonic()
     losses = train(
@@ -164,7 +171,9 @@ def _predict(net: Model, images: list[np.ndarray], size: tuple[int, int], like: 
 
 def _picture_name(cell: Cell) -> str:
     names = (cell.dataset.replace(":", "-"), cell.backbone, f"p{cell.patch}", cell.head)
-    return "_".join((*names, f"{cell.height}x{cell.width}", cell.recipe, f"seed{cell.seed}")) + ".png"
+    usual = {"fp32", "auto"}
+    others = [value for value in (cell.dtype, cell.attention) if value not in usual]
+    return "_".join((*names, f"{cell.height}x{cell.width}", *others, cell.recipe, f"seed{cell.seed}")) + ".png"
 
 
 def _percent(value: float) -> float | None:

@@ -30,6 +30,7 @@ def test_a_file_without_catalogue_states_nothing(tmp_path):
     [
         ("def (:\n", "plug.py is broken"),
         ("\nCATALOGUE = dict(a=1)\n", "line 2: CATALOGUE must be a literal"),
+        ("CATALOGUE = {[]: 1}\n", "line 1: CATALOGUE must be a literal"),
         ("CATALOGUE = ['a']\n", "must be a dict of name -> dict"),
         ("CATALOGUE = {'a': 1}\n", "must be a dict of name -> dict"),
     ],
@@ -55,6 +56,10 @@ def test_one_new_file_adds_one_name(tmp_path, monkeypatch):
     try:
         assert catalogue.get("heads", "their_head").module == "their_heads"
         assert "their_heads" not in sys.modules
+        (tmp_path / "their_heads.py").write_text('CATALOGUE = {"their_head": {}}\n')
+        catalogue.entries.cache_clear()
+        with pytest.raises(UserError, match="head 'their_head' does not state its task"):
+            catalogue.entries("heads")
         (tmp_path / "their_heads.py").write_text('CATALOGUE = {"linear": {"task": "segmentation"}}\n')
         catalogue.entries.cache_clear()
         with pytest.raises(UserError, match="both define head 'linear'"):

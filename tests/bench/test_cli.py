@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 
@@ -38,7 +39,8 @@ def test_list_names_what_there_is(densebench, kind):
 
 
 def test_a_dry_run_plans_without_torch_and_without_writing(densebench, tmp_path):
-    code = "import sys, bench.cli; bench.cli.app(['run', '--dry-run', '--json'], standalone_mode=False)"
+    code = "import sys, bench.cli as cli"
+    code += "; cli.app(['run', '--dry-run', '--json', '--results', '/nowhere'], standalone_mode=False)"
     code += "; assert not {'torch', 'pandas', 'timm'} & set(sys.modules), 'slow imports'"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=False)
     assert done.returncode == 0, done.stderr
@@ -79,6 +81,8 @@ MISTAKES = [
     (("run", "--dataset", "camvid", "--data-root", "nowhere"), "nowhere is no folder"),
     (("run", "--json"), "--json goes with --dry-run"),
     (("run", "--launcher", "locl", "--backbone", "vit_pico"), "unknown launcher 'locl': did you mean local"),
+    (("run", "--device", "gpu"), "--device: unknown device 'gpu'"),
+    (("run", "--backbone", ","), "--backbone was given without a value"),
     (("list", "backbone"), "unknown kind 'backbone': did you mean backbones"),
     (("compare",), "run `densebench run` first"),
     (("report",), "run `densebench run` first"),
@@ -148,3 +152,34 @@ def test_the_public_functions_come_without_importing_torch():
     code = "import sys, bench; assert not {'torch', 'pandas'} & set(sys.modules); from bench import build, load"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=False)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.slow
+def test_ctrl_c_keeps_what_was_measured(tmp_path):
+    """SIGINT to the whole foreground group, as a terminal sends it: no traceback from anyone, exit code 130."""
+    words = ("run", "--backbone", "vit_pico", "--measure", "latency", "--machine", "here")
+    env = {**os.environ, "DENSEBENCH_CACHE": str(tmp_path / "cache"), "PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(
+        [*COMMAND, *words], cwd=tmp_path, env=env, text=True, stdout=-1, stderr=-1, start_new_session=True
+    ) as process:
+        for line in process.stdout:
+            if line.startswith("[1/"):
+                break
+        os.killpg(process.pid, signal.SIGINT)
+        output, errors = process.communicate(timeout=60)
+    assert process.returncode == 130, output + errors
+    assert "Traceback" not in errors
+    assert "the same command goes on where it stopped" in " ".join(errors.split())
+    records = (tmp_path / "results" / "here" / "records.jsonl").read_text().splitlines()
+    assert len(records) >= 1
+    assert all(json.loads(record)["status"] == "ok" for record in records)
+
+
+def test_what_looks_like_markup_is_shown_as_it_is(densebench, tmp_path):
+    (tmp_path / "odd.toml").write_text(
+        'question = "Which [/b] [red]one?"\n[[grid]]\nbackbone = "vit_pico"\nresolution = 63\nhead = "linear"\n'
+        'measure = "complexity"\n'
+    )
+    output = densebench("run", "--matrix", "odd.toml", "--results", "[/x]", code=1)
+    assert "Which [/b] [red]one?" in output
+    assert "nearest: 48x48" in output

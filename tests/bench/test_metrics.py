@@ -95,9 +95,11 @@ def test_area_bins_are_shares_of_the_image(side):
 
 
 def test_finding_nothing_is_zero_and_with_nothing_to_find_unknown():
-    missed = BoxPrecision(["a"])
+    missed = BoxPrecision(["a", "b"])
     missed.add(truth([[0, 0, 10, 10]], [0]), found([], [], []))
-    assert missed.result()["ap"] == 0
+    result = missed.result()
+    assert (result["ap"], result["ap_large"]) == (0, None), "nothing large was there to be found"
+    assert result["class_ap"] == {"a": 0, "b": None}
     empty = BoxPrecision(["a"])
     empty.add(truth([], []), found([], [], []))
     assert empty.result()["ap"] is None

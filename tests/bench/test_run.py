@@ -49,6 +49,8 @@ class Launcher:
                 yield Started(job)
                 status = self.script.get(job.measure.name, "ok")
                 values = {job.measure.columns[0].name: 1.0} if status == "ok" else {}
+                if status == "nan":
+                    status, values = "ok", {"x": {"class": float("nan")}}
                 yield Finished(job, status, "" if status == "ok" else "because", "2026-01-01", 0.5, values)
         finally:
             self.closed = True
@@ -78,7 +80,7 @@ def test_the_same_command_again_does_only_what_is_missing(question, tmp_path, mo
     store = Store(tmp_path / "m")
     launcher = Launcher(monkeypatch)
     _, summary = go(question, store, tmp_path)
-    assert (len(summary.records), summary.missing, summary.failed) == (8, 0, [])
+    assert (len(summary.records), summary.missing, summary.failed) == (8, 0, {})
     assert len(launcher.jobs) == 8
     again = Launcher(monkeypatch)
     plan, summary = go(question, store, tmp_path)
@@ -112,7 +114,7 @@ def test_failures_are_rows_and_cost_the_others_nothing(question, tmp_path, monke
     _, summary = go(question, store, tmp_path)
     assert sorted(record.status for record in store.records()) == ["error"] * 2 + ["ok"] * 4 + ["unsupported"] * 2
     assert len(summary.failed) == 4
-    assert {record.reason for record in summary.failed} == {"because"}
+    assert {record.reason for record in summary.failed.values()} == {"because"}
     again = Launcher(monkeypatch)
     go(question, store, tmp_path)
     assert {job.measure.name for job in again.jobs} == {"latency"}, "an error is tried again, unsupported is not"
@@ -135,7 +137,7 @@ def test_an_edited_recipe_is_another_question(question, tmp_path, monkeypatch):
     store = Store(tmp_path / "m")
     Launcher(monkeypatch)
     go(question, store, tmp_path)
-    monkeypatch.setattr(run.recipe, "digest", lambda name: "edited")
+    monkeypatch.setattr(run.recipe, "digest", lambda name, task: "edited")
     assert {p.job.measure.name for p in run.plan(question, HERE, store, Roots()).todo} == {"accuracy"}
 
 
@@ -148,7 +150,7 @@ def test_a_task_without_labels_is_refused_for_each_cell(question, tmp_path, monk
     plan = run.plan(question.override({"head": ["fcos_pico"], "dataset": ["camvid"]}), HERE, store, Roots([str(root)]))
     summary = run.run(plan, store, settings(tmp_path), launcher="local", show=lambda e: None, say=lambda t: None)
     assert launcher.jobs == []
-    assert {(r.status, r.reason) for r in summary.records} == {("unsupported", "camvid has no boxes")}
+    assert {(r.status, r.reason) for r in summary.records.values()} == {("unsupported", "camvid has no boxes")}
 
 
 def test_roots_name_the_instance(tmp_path):
@@ -162,6 +164,9 @@ def test_roots_name_the_instance(tmp_path):
     assert direct.resolve("voc") == ("voc:bccd", (tmp_path / "bccd").resolve())
     named = Roots([f"cells={tmp_path / 'bccd'}"])
     assert named.resolve("voc:cells") == ("voc:cells", (tmp_path / "bccd").resolve())
+    several = Roots([str(tmp_path / "camvid"), str(tmp_path / "bccd")])
+    assert several.resolve("camvid") == ("camvid", (tmp_path / "camvid").resolve())
+    assert several.resolve("voc:bccd") == ("voc:bccd", (tmp_path / "bccd").resolve())
     with pytest.raises(UserError, match=r"voc:else lies on disk .*no folder 'else' in"):
         both.resolve("voc:else")
     with pytest.raises(UserError, match="name it with --data-root"):
@@ -179,3 +184,39 @@ def test_time_left_follows_what_was_measured_and_what_runs(question, tmp_path):
     assert run.seconds_left(plan, [done], {}) == pytest.approx(3 * 10 / 2)
     # A quarter done after 5 s: 20 s in all, 15 left, and the three others like it.
     assert run.seconds_left(plan, [], {first.key: (5.0, 0.25)}) == pytest.approx((15 + 3 * 20) / 2)
+
+
+def test_a_measure_that_gives_nan_is_an_error_of_its_own_cell(question, tmp_path, monkeypatch):
+    store = Store(tmp_path / "m")
+    Launcher(monkeypatch, script={"latency": "nan"})
+    _, summary = go(question, store, tmp_path)
+    assert len(summary.records) == 8
+    assert {record.measure for record in summary.failed.values()} == {"latency"}
+    assert all("cannot be stored" in record.reason for record in summary.failed.values())
+    assert len(store.records()) == 8
+
+
+def test_titles_tell_the_jobs_of_a_plan_apart(question, tmp_path):
+    plan = run.plan(
+        question.override({"dtype": ["fp32", "bf16"], "batch": ["1", "8"]}), HERE, Store(tmp_path / "m"), Roots()
+    )
+    titles = [planned.job.title() for planned in plan.planned]
+    assert len(set(titles)) == len(titles)
+    assert "accuracy vit_pico/16 linear 64x64 scenes dtype bf16 seed 1" in titles
+    assert "latency vit_pico/16 linear 64x64 scenes batch 8 dtype fp32" in titles
+
+
+def test_accuracy_of_one_device_is_no_answer_for_another(question, tmp_path):
+    plan = run.plan(question.override({"device": ["cpu", "cuda"]}), HERE, Store(tmp_path / "m"), Roots())
+    devices = {p.job.cell.device for p in plan.planned if p.job.measure.name == "accuracy"}
+    assert devices == {"cpu", "cuda"}
+
+
+def test_a_new_version_of_a_data_set_is_another_question(question, tmp_path, monkeypatch):
+    store = Store(tmp_path / "m")
+    Launcher(monkeypatch)
+    go(question, store, tmp_path)
+    entry = catalogue.dataset("scenes")
+    changed = replace(entry, facts={**entry.facts, "version": 2})
+    monkeypatch.setattr(catalogue, "dataset", lambda name: changed)
+    assert len(run.plan(question, HERE, store, Roots()).todo) == 8

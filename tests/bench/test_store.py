@@ -86,3 +86,36 @@ def test_equal_questions_have_equal_keys_whatever_the_order():
     assert one.key == other.key
     assert one.key != Record("m", 2, {"a": 1, "b": 2}, {}, "e", "ok").key
     assert one.key != Record("m", 1, {"a": 1, "b": 2}, {"recipe": "x"}, "e", "ok").key
+
+
+def test_a_full_disk_costs_the_line_and_not_the_store(tmp_path, monkeypatch):
+    """Half a line would be glued to the next one and make the store unreadable."""
+    store = Store(tmp_path)
+
+    class Full:
+        def __init__(self, file):
+            self.file, self.name = file, file.name
+
+        def write(self, data):
+            if len(data) > 10:
+                return self.file.write(data[:10])
+            raise OSError(28, "No space left on device")
+
+        def __getattr__(self, name):
+            return getattr(self.file, name)
+
+    with store.writing() as writer:
+        writer.record(RECORD)
+        whole = dict(writer._files)
+        writer._files = {name: Full(file) for name, file in whole.items()}
+        with pytest.raises(UserError, match=r"records.jsonl cannot be written to \(No space left"):
+            writer.record(RECORD)
+        writer._files = whole
+        writer.record(RECORD)
+    assert store.records() == [RECORD, RECORD]
+
+
+def test_a_folder_in_the_place_of_the_records_is_named(tmp_path):
+    (tmp_path / RECORDS).mkdir()
+    with pytest.raises(UserError, match=r"records.jsonl cannot be read"), Store(tmp_path).writing():
+        pass

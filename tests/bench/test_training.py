@@ -162,3 +162,31 @@ def test_norms_biases_positions_and_tokens_do_not_decay():
     for name, parameter in model.named_parameters():
         plain = parameter.ndim == 1 or name.rpartition(".")[2] in {"pos_embed", "cls_token", "dist_token"}
         assert (id(parameter) in decayed) != plain, name
+
+
+@pytest.mark.parametrize("size", [(32, 48), (48, 32)])
+def test_zoom_of_one_leaves_an_image_of_any_shape_as_it_is(size):
+    augment = augmentation(recipe(scale=(1.0, 1.0)), size, "segmentation")
+    sample = Halves().sample(0, size)
+    image, target = augment(*tensors(sample))
+    assert torch.equal(image, torch.from_numpy(sample.image).permute(2, 0, 1))
+    assert torch.equal(target["mask"], torch.from_numpy(sample.truth.mask))
+
+
+def test_a_class_that_counting_did_not_meet_is_not_given_up():
+    """Classes 1 and 2 are in the last image alone: spread counting meets them, counting the first does not."""
+
+    class Late(Halves):
+        classes = ("dark", "bright", "rare")
+
+        def truth(self, index, size=SIZE):
+            whole = super().truth(index, size)
+            mask = np.zeros(size, np.uint8)
+            if index == self.count - 1:
+                mask[:8], mask[8:10] = 1, 2
+            return Truth(size, mask, whole.boxes, whole.labels, whole.ignore)
+
+    spread = class_weights(Late(count=3), recipe(class_weight_power=1.0), SIZE)
+    assert spread[2] > spread[1] > spread[0] > 0
+    first = class_weights(Late(count=3), recipe(class_weight_power=1.0, class_weight_images=1), SIZE)
+    assert first.tolist() == [1, 1, 1]
