@@ -243,12 +243,18 @@ def _task(fields: Mapping[str, Any]) -> str | None:
     return entry.facts["task"] if entry else None
 
 
+def _files(record: Record) -> Iterator[tuple[tuple[Any, ...], str]]:
+    """What a record depends on beyond names, and its digest: a recipe has one for each task."""
+    for name, text in record.inputs.items():
+        yield (name, record.fields.get(name), _task(record.fields)), text
+
+
 def _current(records: Sequence[Record], left_out: Counter[str]) -> list[Record]:
     """One record a question: the last settled one, else the last; of an edited file, its last state only."""
-    digests = {(name, record.fields.get(name)): text for record in records for name, text in record.inputs.items()}
+    digests = {file: text for record in records for file, text in _files(record)}
     kept: dict[str, Record] = {}
     for record in records:
-        if any(digests[name, record.fields.get(name)] != text for name, text in record.inputs.items()):
+        if any(digests[file] != text for file, text in _files(record)):
             left_out[_EDITED] += 1
             continue
         key = record.key

@@ -1,5 +1,6 @@
 """The command line as a user meets it: every verb in a process of its own, every mistake without a traceback."""
 
+import csv
 import json
 import os
 import signal
@@ -8,6 +9,7 @@ import sys
 
 import pytest
 
+import bench
 from bench import catalogue
 from tests.bench.data.fixtures import write_camvid
 from tests.bench.records import environment, make, write
@@ -120,6 +122,21 @@ def test_a_torn_store_is_named_by_readers_and_mended_by_run(densebench, tmp_path
     for verb in ("report", "compare"):
         assert "is cut off" in densebench(verb, code=2)
     assert store.read_text().startswith(whole)
+
+
+@pytest.mark.slow
+def test_every_measure_of_both_tasks_reaches_the_tables(densebench, tmp_path):
+    words = ("--backbone", "vit_pico", "--patch", "16", "--resolution", "64", "--seed", "0", "--recipe", "smoke")
+    output = densebench("run", *words, "--head", "linear,fcos_pico", "--machine", "here")
+    assert output.count("vit_pico/16") >= 2
+    for task, headline in (("segmentation", "miou"), ("detection", "ap")):
+        lines = (tmp_path / "results" / "here" / f"{task}.csv").read_text().splitlines()
+        (row,) = csv.DictReader(lines)
+        assert float(row[headline]) >= 0
+        assert all(float(row[name]) > 0 for name in ("latency_ms", "peak_mib", "gmacs", "params_m", "tokens"))
+    frame = bench.load(tmp_path / "results")
+    assert len(frame) == 2
+    assert frame["latency_ms"].notna().all()
 
 
 @pytest.mark.slow

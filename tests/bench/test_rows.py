@@ -205,3 +205,12 @@ def test_two_measures_with_one_column_are_refused(known: Path) -> None:
     forget()
     with pytest.raises(UserError, match="both have a column 'latency_ms'"):
         columns()
+
+
+def test_a_recipe_has_a_digest_for_each_task(tmp_path: Path) -> None:
+    """What one task's table of a recipe says is nothing to the other's records."""
+    mask = make("accuracy", miou=30.0, inputs={"recipe": "of masks"})
+    box = make("accuracy", head="fcos", ap=20.0, inputs={"recipe": "of boxes"})
+    reading = _read(tmp_path, mask, box)
+    assert not reading.left_out
+    assert sorted(name for row in _rows(reading) for name in row.values) == ["ap", "miou"]
