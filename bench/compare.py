@@ -144,6 +144,8 @@ def compare(
     for axis, values in where.items():
         there = {_axis(row, axis) for table in tables for row in table.rows} - {""}
         _known(axis, [_normal(axis, text) for text in values], there)
+    for name in [cost, *([value] if value else [])]:
+        _check_class(name, [row for table in tables for row in table.rows])
     sections = []
     for table in tables:
         chosen = value_pair or headline(table.task)
@@ -261,6 +263,14 @@ def _column(name: str) -> tuple[Measure, Column]:
     if not found[1].better:
         raise UserError(f"column '{name}' has no better or worse; choose one of {', '.join(sorted(directed))}")
     return found
+
+
+def _check_class(name: str, rows: Iterable[Row]) -> None:
+    """Refuse ``column[class]`` for a class, and a bare column of classes, that no row has; says which there are."""
+    plain = name.partition("[")[0]
+    classes = sorted({key for row in rows for key in row.values if key.startswith(f"{plain}[")})
+    if (classes or "[" in name) and name not in classes:
+        raise unknown("column", name, classes or [plain])
 
 
 def _axis(row: Row, axis: str) -> str:

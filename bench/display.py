@@ -13,6 +13,8 @@ from bench.launchers.contract import Event, Finished, Job, Started
 from bench.launchers.contract import Progress as Step
 from bench.measure import measures
 
+REFRESH_HZ = 4
+
 
 class Display:
     """A context manager whose ``show`` takes the events of a run."""
@@ -22,6 +24,7 @@ class Display:
         self.console = console
         self.total = len(plan.todo)
         self.finished: list[Finished] = []
+        self.guessed = 0.0
         self.running: dict[str, tuple[Job, str, int, int, float]] = {}
         self.bar = Progress(
             TextColumn("{task.description}"),
@@ -32,7 +35,7 @@ class Display:
             console=console,
         )
         self.task = self.bar.add_task("measuring", total=self.total, left="")
-        self.live = Live(self, console=console, refresh_per_second=4, transient=True)
+        self.live = Live(self, console=console, refresh_per_second=REFRESH_HZ, transient=True)
 
     def __enter__(self) -> Self:
         if self.console.is_terminal:
@@ -74,7 +77,10 @@ class Display:
             self.running.pop(key, None)
             self.finished.append(event)
             self._ended(event)
-        self.bar.update(self.task, completed=len(self.finished), left=self.left())
+        # Trainings report every step, and the guess goes through the whole plan: not more often than it is seen.
+        if isinstance(event, Finished) or time.monotonic() - self.guessed > 1 / REFRESH_HZ:
+            self.guessed = time.monotonic()
+            self.bar.update(self.task, completed=len(self.finished), left=self.left())
 
     def _ended(self, event: Finished) -> None:
         if event.status == "ok" and self.console.is_terminal:

@@ -140,3 +140,18 @@ def test_fields_are_shown_where_they_vary(tmp_path: Path) -> None:
     assert "threads" not in text()
     assert "threads" in text(by=["backbone", "threads"])
     assert "seed noise is unknown" in text()
+
+
+def test_a_class_that_no_row_has_is_named_with_those_there_are(tmp_path: Path) -> None:
+    write(
+        tmp_path / "box",
+        [make("accuracy", miou=1.0, class_iou={"ring": 5.0, "disc": 9.0}), make("latency", latency_ms=1.0)],
+    )
+    with pytest.raises(UserError, match=r"unknown column 'class_iou\[rong\]': did you mean class_iou\[ring\]"):
+        compare(tmp_path, value="class_iou[rong]")
+    with pytest.raises(UserError, match=r"unknown column 'class_iou': .*class_iou\[disc\], class_iou\[ring\]"):
+        compare(tmp_path, value="class_iou")
+    with pytest.raises(UserError, match=r"unknown column 'miou\[ring\]'"):
+        compare(tmp_path, value="miou[ring]")
+    (section,) = compare(tmp_path, value="class_iou[ring]").sections
+    assert [point.value.mean for point in section.points] == [5.0]
