@@ -6,6 +6,7 @@ import signal
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from multiprocessing import forkserver
@@ -38,11 +39,8 @@ def launch(jobs: Sequence[Job], settings: Settings) -> Iterator[Event]:
     # "__main__" too, or each worker would import the command line again.
     context.set_forkserver_preload(["__main__", "bench.worker"])
     # The server and its workers inherit the mask: Ctrl-C is for this process, which ends them in order.
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
+    with _interrupt_later():
         forkserver.ensure_running()
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
     alone = deque(job for job in jobs if job.measure.exclusive)
     shared = deque(job for job in jobs if not job.measure.exclusive)
     cores = len(os.sched_getaffinity(0))
@@ -69,11 +67,23 @@ def launch(jobs: Sequence[Job], settings: Settings) -> Iterator[Event]:
             one.process.join()
 
 
+@contextmanager
+def _interrupt_later() -> Iterator[None]:
+    """Hold SIGINT back; one that came meanwhile takes effect at the end."""
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+
 def _start(context: ForkServerContext, job: Job, settings: Settings, threads: int) -> _Running:
     ours, theirs = context.Pipe(duplex=False)
     process = context.Process(target=_work, args=(job, settings, threads, theirs), daemon=True)
     started, clock = datetime.now(UTC).isoformat(timespec="seconds"), time.monotonic()
-    process.start()
+    # An interrupt half-way through the handshake would leave the server with a broken connection to complain about.
+    with _interrupt_later():
+        process.start()
     theirs.close()
     return _Running(job, process, ours, started, clock)
 
