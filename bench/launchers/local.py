@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from multiprocessing import forkserver
+from multiprocessing import forkserver, resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerContext, ForkServerProcess
 
@@ -39,6 +39,8 @@ def launch(jobs: Sequence[Job], settings: Settings) -> Iterator[Event]:
     # "__main__" too, or each worker would import the command line again.
     context.set_forkserver_preload(["__main__", "bench.worker"])
     # The server and its workers inherit the mask: Ctrl-C is for this process, which ends them in order.
+    # (Starting the resource tracker unblocks SIGINT, so it has to be there before.)
+    resource_tracker.ensure_running()
     with _interrupt_later():
         forkserver.ensure_running()
     alone = deque(job for job in jobs if job.measure.exclusive)
