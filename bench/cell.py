@@ -4,11 +4,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, asdict, dataclass, fields
 from typing import Any
 
-DTYPES = ("fp32", "bf16", "fp16")
+DTYPES = ("fp32", "tf32", "bf16", "fp16")
 ATTENTION = ("auto", "fused", "unfused")
-COMPILE = ("none", "default")
+COMPILE = ("none", "default", "max-autotune", "cudagraph")
 DEVICES = ("auto", "cpu", "cuda", "xpu", "mps")
-PHASES = ("inference",)
+FORMATS = ("contiguous", "channels_last")
 WINDOWS = ("keep", "scale")
 RESAMPLING = ("pinv", "bicubic")
 PADDING = ("refuse", "pad")
@@ -24,19 +24,21 @@ class Cell:
         weights: what the backbone starts from: "random", "pretrained", "pretrained:TAG", or a file's path.
         head: name in the catalogue of heads; it decides the task.
         height, width: input size in pixels.
-        batch: images a forward pass, for latency and memory.
-        dtype: of weights and activations at inference; training runs under autocast to it.
-        compile: "none" (eager) or a mode of torch.compile.
+        batch: images a forward pass or a training step, for time, memory and energy.
+        dtype: of weights and activations at inference; training runs under autocast to it. "fp32" multiplies in float32
+            throughout, "tf32" is float32 whose matrix products and convolutions may round to TF32 (NVIDIA GPUs).
+        compile: "none" (eager), a mode of torch.compile, or "cudagraph": eager kernels, replayed as one CUDA graph.
         attention: kernel: "auto" (the library's choice), "fused" or "unfused".
         device: "cpu", "cuda", ...
         threads: CPU threads of one operation while latency and memory are taken.
-        phase: "inference".
         dataset: data set that is trained and evaluated on; it also decides the number of classes.
         recipe: training recipe.
         seed: of initialisation, order of images and augmentation.
         window: of windowed attention away from its published size: "keep" it and pad, or "scale" it.
         resample: of pretrained patch kernels to another patch size: "pinv" (FlexiViT) or "bicubic".
         padding: of an input size that the backbone cannot take: "refuse", or "pad" it to the next one that it can.
+        memory_format: of images and convolution kernels: "contiguous" or "channels_last".
+        limit_mib: memory that a search for the largest batch may take; 0 for what the device has.
     """
 
     backbone: str
@@ -51,13 +53,14 @@ class Cell:
     attention: str
     device: str
     threads: int
-    phase: str
     dataset: str
     recipe: str
     seed: int
     window: str = "keep"
     resample: str = "pinv"
     padding: str = "refuse"
+    memory_format: str = "contiguous"
+    limit_mib: int = 0
 
     @property
     def size(self) -> tuple[int, int]:

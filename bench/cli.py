@@ -29,8 +29,8 @@ Results = Annotated[Path, typer.Option(help="folder of results")]
 Json = Annotated[bool, typer.Option("--json", help="machine-readable output")]
 
 
-def _axis(what: str) -> Any:
-    return typer.Option(help=f"{what}; comma-separated, or the option repeated", show_default=False)
+def _axis(what: str, *names: str) -> Any:
+    return typer.Option(*names, help=f"{what}; comma-separated, or the option repeated", show_default=False)
 
 
 @app.command()
@@ -41,7 +41,7 @@ def run(
     patch: Annotated[list[str] | None, _axis("patch sizes in pixels, or native")] = None,
     resolution: Annotated[list[str] | None, _axis("input sizes, 224 or 384x640 (height x width)")] = None,
     dataset: Annotated[list[str] | None, _axis("data sets")] = None,
-    dtype: Annotated[list[str] | None, _axis("fp32, bf16 or fp16")] = None,
+    dtype: Annotated[list[str] | None, _axis("fp32, tf32, bf16 or fp16")] = None,
     batch: Annotated[list[str] | None, _axis("images a forward pass, for latency and memory")] = None,
     measure: Annotated[list[str] | None, _axis("only these of the matrix's measures")] = None,
     device: Annotated[list[str] | None, _axis("cpu, cuda, ...")] = None,
@@ -49,11 +49,13 @@ def run(
     recipe: Annotated[list[str] | None, _axis("training recipes")] = None,
     threads: Annotated[list[str] | None, _axis("CPU threads for latency and memory; 0: all cores")] = None,
     attention: Annotated[list[str] | None, _axis("auto, fused or unfused")] = None,
-    compile_: Annotated[list[str] | None, typer.Option("--compile", help="none or default", show_default=False)] = None,
+    compile_: Annotated[list[str] | None, _axis("none, default, max-autotune or cudagraph", "--compile")] = None,
     weights: Annotated[list[str] | None, _axis("random, pretrained, pretrained:TAG, or files of weights")] = None,
     window: Annotated[list[str] | None, _axis("of windowed attention: keep it in tokens, or scale it")] = None,
     resample: Annotated[list[str] | None, _axis("of pretrained patch kernels: pinv or bicubic")] = None,
     padding: Annotated[list[str] | None, _axis("of sizes that a backbone cannot take: refuse, or pad")] = None,
+    memory_format: Annotated[list[str] | None, _axis("contiguous or channels_last")] = None,
+    limit_mib: Annotated[list[str] | None, _axis("memory in MiB for max_batch; 0: what the device has")] = None,
     data_root: Annotated[
         list[str] | None,
         typer.Option(help="folder of a data set, or of several; or NAME=FOLDER; may be repeated", show_default=False),
@@ -63,6 +65,14 @@ def run(
         str | None, typer.Option(help="name of this machine's folder in the results; default: made from its GPU or CPU")
     ] = None,
     launcher: Annotated[str, typer.Option(help="where cells run")] = "local",
+    target: Annotated[
+        float, typer.Option(help="time until the 95 % confidence interval of the median is within this share", min=1e-4)
+    ] = 0.01,
+    budget: Annotated[float, typer.Option(help="or for so many seconds a cell", min=0.01)] = 1.5,
+    group: Annotated[int, typer.Option(help="most cells timed in turns; their records come together", min=1)] = 12,
+    allow_company: Annotated[
+        bool, typer.Option("--allow-company", help="let rounds count that other processes disturbed")
+    ] = False,
     timeout: Annotated[float, typer.Option(help="seconds after which a measurement is given up", min=1)] = 3600,
     retry: Annotated[bool, typer.Option("--retry", help="measure again what could not be measured before")] = False,
     dry_run: Annotated[
@@ -98,6 +108,8 @@ def run(
         "window": window,
         "resample": resample,
         "padding": padding,
+        "memory_format": memory_format,
+        "limit_mib": limit_mib,
     }
     given = {axis: _split(values) for axis, values in axes.items() if values is not None}
     if empty := [axis for axis, values in given.items() if not values]:
@@ -112,6 +124,7 @@ def run(
         return
     from bench.display import Display
     from bench.launchers.contract import Settings
+    from bench.measure import Precision
 
     with store.writing() as writer:  # mends a torn store before it is read, and finds an unwritable folder at once
         for note in writer.repaired:
@@ -127,7 +140,8 @@ def run(
         _say(
             f"other processes keep {cores:.1f} of {environment.cores} cores busy: what is timed now will look too slow"
         )
-    settings = Settings(running.cache_folder(), folder / "pictures", timeout)
+    precision = Precision(target, budget, alone=not allow_company)
+    settings = Settings(running.cache_folder(), folder / "pictures", timeout, group, precision)
     with Display(plan, out) as display:
         summary = running.run(plan, store, settings, launcher=launcher, show=display.show, say=_say)
     _after(folder, summary)

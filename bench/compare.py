@@ -2,10 +2,15 @@
 
 A row is Pareto-optimal when no other row of its group costs at most as much and is at least as good, and better in one
 of the two. A group is one environment, task, data set and recipe, and one value of every other field that makes two
-costs incomparable (`_CONTEXT`). A row off the front is *near* it when it is less than the seed noise (`ranking.Noise`)
-below the best of the rows that cost no more: it may belong there.
+costs incomparable (`_CONTEXT`). A row off the front is *near* it when every row that beats it does so by less, in cost
+or in value, than may be claimed: it may belong there. Claims about values follow seed noise (`ranking.Noise`), those
+about interleaved costs the noise floor of their session (`bench.claims`); any other cost is taken as exact.
+
+Costs are ranked, cheapest first: going down, a row joins the tie group of that group's cheapest while nothing may be
+claimed between the two.
 """
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import groupby
@@ -13,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench.cell import FIELDS
+from bench.claims import claim
 from bench.errors import UserError, unknown
 from bench.measure import Column, Measure
 from bench.ranking import Noise, Rank, Stat
@@ -24,22 +30,25 @@ if TYPE_CHECKING:
 
 AXES = (*(name for name in FIELDS if name != "seed"), "resolution")
 """What rows can be chosen and identified by; ``resolution`` is ``HxW``, or one number for a square."""
-_CONTEXT = ("recipe", "batch", "phase")
+_CONTEXT = ("recipe", "batch")
 
 
 @dataclass(frozen=True)
 class Point:
     """One row: its fields, its cost and value, and where it stands.
 
-    rank: by value, within the group. pareto: on the front. near: off the front by less than seed noise.
+    rank: by value, within the group. cost_rank: by cost, likewise. pareto: on the front. near: off it by less than may
+    be claimed. margin_pct: half of the 95 % confidence interval of the cost; None where it has none.
     """
 
     fields: Mapping[str, Any]
     cost: Stat
     value: Stat
     rank: Rank
+    cost_rank: Rank
     pareto: bool
     near: bool
+    margin_pct: float | None = None
 
 
 @dataclass(frozen=True)
@@ -64,6 +73,8 @@ class Section:
     points: tuple[Point, ...]
     lacking: tuple[Lack, ...]
     noise: Mapping[str, Noise | None]
+    floors: tuple[float, ...] = ()
+    """Noise floors of the sessions that the costs come from, in percent; none where a cost is no interleaved one."""
 
 
 @dataclass(frozen=True)
@@ -83,10 +94,14 @@ class Comparison:
                 "dataset": section.dataset,
                 "cost": section.cost.name,
                 "value": section.value.name,
+                "noise_floor_pct": max(section.floors, default=None),
                 "rows": [
                     {
                         "fields": dict(point.fields),
                         "cost": point.cost.mean,
+                        "cost_margin_pct": point.margin_pct,
+                        "cost_rank": point.cost_rank.place,
+                        "cost_tied": point.cost_rank.tied,
                         "value": point.value.mean,
                         "sd": point.value.sd,
                         "n": point.value.n,
@@ -207,6 +222,7 @@ def _section(
         points=tuple(points),
         lacking=tuple(lacking.values()),
         noise=noises,
+        floors=_floors(cost_measure, [parts[0] for group in groups.values() for parts in group]),
     )
 
 
@@ -216,7 +232,7 @@ def _points(
     value: tuple[str, Measure, Column],
     spread: Noise | None,
 ) -> list[Point]:
-    (cost_name, _, cost_column), (value_name, _, value_column) = cost, value
+    (cost_name, cost_measure, cost_column), (value_name, _, value_column) = cost, value
     cheaper, better = 1 if cost_column.better == "lower" else -1, 1 if value_column.better == "higher" else -1
 
     def coordinates(parts: tuple[Part, Part]) -> tuple[float, float]:
@@ -226,16 +242,74 @@ def _points(
     stats = {part: part.values[value_name] for _, part in ordered}
     ranks = rank(stats, value_column, spread)
     front = pareto([coordinates(parts) for parts in ordered])
+    costs = _cost_ranks([parts[0] for parts in ordered], cost_measure, cost_name)
+
+    def beats(one: tuple[Part, Part], other: tuple[Part, Part]) -> bool:
+        """Whether one is claimed to be better than the other, and to cost no more."""
+        (price, worth), (other_price, other_worth) = coordinates(one), coordinates(other)
+        if price > other_price or (price < other_price and not _differ(cost_measure, cost_name, one[0], other[0])):
+            return False
+        noise = 0.0 if spread is None else spread.difference(stats[one[1]].n, stats[other[1]].n)
+        return worth - other_worth > noise
+
     points = []
-    best: Stat | None = None
-    for (first, second), optimal in zip(ordered, front, strict=True):
-        stat = stats[second]
-        if best is None or better * (stat.mean - best.mean) > 0:
-            best = stat
-        gap = better * (best.mean - stat.mean)
-        near = not optimal and spread is not None and gap <= spread.difference(best.n, stat.n)
-        points.append(Point(group[first, second], first.values[cost_name], stat, ranks[second], optimal, near))
+    for parts, optimal in zip(ordered, front, strict=True):
+        known = spread is not None or bool(cost_measure.interleaved)
+        near = not optimal and known and not any(beats(other, parts) for other in ordered)
+        stat = stats[parts[1]]
+        margin = parts[0].values.get(cost_measure.interleaved.removesuffix("_ms") + "_ci_pct")
+        points.append(
+            Point(
+                group[parts],
+                parts[0].values[cost_name],
+                stat,
+                ranks[parts[1]],
+                costs[parts[0]],
+                optimal,
+                near,
+                margin.mean if margin and cost_name in _timed(cost_measure) else None,
+            )
+        )
     return points
+
+
+def _timed(measure: Measure) -> tuple[str, ...]:
+    """Columns that are the interleaved series itself, or follow from it alone."""
+    rates = (column.name for column in measure.columns if column.name.endswith("images_per_s"))
+    return (measure.interleaved, *rates) if measure.interleaved else ()
+
+
+def _differ(measure: Measure, column: str, one: Part, other: Part) -> bool:
+    """Whether a difference between two costs may be claimed."""
+    values = one.values[column].mean, other.values[column].mean
+    if not measure.interleaved or column not in {each.name for each in measure.columns}:
+        return values[0] != values[1]
+    found = claim(measure, one.records[0], other.records[0])
+    if column in _timed(measure):
+        return found.different
+    # Timed in the same rounds, but its rounds are not kept: the floor is all that is known of it.
+    return found.floor is not None and abs(math.log(values[0] / values[1])) > found.floor
+
+
+def _cost_ranks(parts: Sequence[Part], measure: Measure, column: str) -> dict[Part, Rank]:
+    """Ranks of costs, cheapest first; ``parts`` are in that order."""
+    groups: list[list[Part]] = []
+    for part in dict.fromkeys(parts):
+        if groups and not _differ(measure, column, groups[-1][0], part):
+            groups[-1].append(part)
+        else:
+            groups.append([part])
+    ranks: dict[Part, Rank] = {}
+    for group in groups:
+        ranks |= dict.fromkeys(group, Rank(len(ranks) + 1, len(group) > 1))
+    return ranks
+
+
+def _floors(measure: Measure, parts: Iterable[Part]) -> tuple[float, ...]:
+    """The noise floors of interleaved measurements, in percent."""
+    if not measure.interleaved:
+        return ()
+    return tuple(sorted({part.values[measure.floor].mean for part in parts if measure.floor in part.values}))
 
 
 def _why(row: Row, wanted: Mapping[str, Measure]) -> str:
@@ -255,7 +329,7 @@ def _known(kind: str, names: Iterable[str], there: Iterable[str]) -> None:
 
 
 def _column(name: str) -> tuple[Measure, Column]:
-    known = {column.name: (measure, column) for measure, column in columns()}
+    known = {column.name: (measure, column) for measure, column in columns() if measure.fields}
     directed = [key for key, (_, column) in known.items() if column.better]
     found = known.get(name.partition("[")[0])
     if found is None:
@@ -300,7 +374,8 @@ def _render(section: Section, by: Sequence[str]) -> Iterable[Any]:
         body = [
             [
                 *choices(point.fields, shown),
-                number(point.cost, section.cost),
+                number(point.cost, section.cost) + ("" if point.margin_pct is None else f" ± {point.margin_pct:.1f} %"),
+                str(point.cost_rank),
                 number(point.value, section.value, spread=True),
                 str(point.rank),
                 "*" if point.pareto else "~" if point.near else "",
@@ -310,6 +385,7 @@ def _render(section: Section, by: Sequence[str]) -> Iterable[Any]:
         head = [
             *shown,
             label(section.cost),
+            "cost rank",
             f"{label(section.value)} ±\N{NO-BREAK SPACE}sd\N{NO-BREAK SPACE}(seeds)",
             "rank",
             "Pareto",
@@ -325,10 +401,20 @@ def _render(section: Section, by: Sequence[str]) -> Iterable[Any]:
 def _legend(section: Section) -> str:
     known = {recipe: noise for recipe, noise in section.noise.items() if noise}
     legend = ["* no other row is both cheaper and better (in the same data set, recipe, batch and environment)"]
+    if section.floors:
+        legend.append(
+            "cost ± half of its 95 % confidence interval; equal cost ranks: no difference may be claimed "
+            f"(noise floor of the sessions: {_range(section.floors)} %)"
+        )
     for recipe, spread in known.items():
         where = f" under recipe {recipe}" if recipe and len(section.noise) > 1 else ""
         least = f"differences under {spread.difference(1, 1):.2f} of one seed each"
-        legend.append(f"~ and equal ranks: within seed noise{where} ({least})")
+        legend.append(f"~ and equal ranks: within noise; of seeds{where}: {least}")
     if not known:
         legend.append("seed noise is unknown: small differences may be chance")
     return "\n".join(legend)
+
+
+def _range(values: Sequence[float]) -> str:
+    ends = f"{min(values):.1f}", f"{max(values):.1f}"
+    return ends[0] if ends[0] == ends[1] else f"{ends[0]} to {ends[1]}"

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from bench import catalogue, recipe, weights
-from bench.cell import ATTENTION, COMPILE, DEVICES, DTYPES, LATER, PADDING, PHASES, RESAMPLING, WINDOWS, Cell
+from bench.cell import ATTENTION, COMPILE, DEVICES, DTYPES, FORMATS, LATER, PADDING, RESAMPLING, WINDOWS, Cell
 from bench.environment import Environment
 from bench.errors import UserError, unknown
 from bench.measure import measures
@@ -39,7 +39,6 @@ _DEFAULTS: dict[str, list[Any]] = {
     "attention": ["auto"],
     "device": ["auto"],
     "threads": [0],
-    "phase": ["inference"],
     "dataset": ["scenes"],
     "recipe": ["short"],
     "seed": [0],
@@ -222,9 +221,10 @@ _CHECKS: dict[str, Callable[[Any], Any]] = {
     "dtype": lambda value: _one_of("dtype", value, DTYPES),
     "compile": lambda value: _one_of("compile", value, COMPILE),
     "attention": lambda value: _one_of("attention", value, ATTENTION),
-    "phase": lambda value: _one_of("phase", value, PHASES),
     "window": lambda value: _one_of("window policy", value, WINDOWS),
     "resample": lambda value: _one_of("resampling", value, RESAMPLING),
     "padding": lambda value: _one_of("padding", value, PADDING),
+    "memory_format": lambda value: _one_of("memory format", value, FORMATS),
+    "limit_mib": lambda value: _number(value, 0, 1 << 30),
 }
 """Axis -> what makes a value of it, or says what is wrong with it."""

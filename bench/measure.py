@@ -7,15 +7,23 @@ Such a file has a *literal* ``CATALOGUE`` with one entry, read without importing
             "version": 1,                   # raise it when the number changes its meaning: old records no longer count
             "fields": ["backbone", ...],    # fields of Cell that the number depends on
             "exclusive": True,              # must have the machine to itself
+            "interleaved": "forward_ms",    # optional: taken in rounds, and the series that the noise floor is of
+            "needs": ["roof"],              # optional: measures without which its columns cannot be read
             "seconds": 2.0,                 # a first guess of its duration, for the time left
             "columns": [{"name": "latency_ms", "unit": "ms", "better": "lower", "title": "latency"}, ...],
         }
     }
 
 and a function ``measure(cell, context) -> Outcome``, run in a process of its own.
+
+An interleaved measure prepares (build, warm up), then takes its samples in ``for turn in context.turns():``. Between
+two turns the other cells of the group have theirs, so that a drifting machine drifts for all of them. Beside the series
+that ``interleaved`` names it returns ``<series>_round``, the round of each sample; its column that ends in
+``noise_floor_pct`` is filled in by the launcher.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -57,6 +65,15 @@ class Measure:
     exclusive: bool
     seconds: float
     doc: str = ""
+    interleaved: str = ""
+    needs: tuple[str, ...] = ()
+
+    @property
+    def floor(self) -> str:
+        """The column of an interleaved measure that holds the noise floor of its group."""
+        return next(
+            (column.name for column in self.columns if column.name.endswith("noise_floor_pct")), "noise_floor_pct"
+        )
 
 
 @dataclass(frozen=True)
@@ -72,6 +89,37 @@ class Outcome:
 
 
 @dataclass(frozen=True)
+class Precision:
+    """When an interleaved measure has seen enough.
+
+    target: half of the 95 % confidence interval of the median, as a share of the median.
+    budget_s: seconds of timing after which it ends without.
+    alone: whether a round beside other busy processes is taken again, and a cell that never had the machine to itself
+        is `invalid`; otherwise such rounds are only counted.
+    """
+
+    target: float = 0.01
+    budget_s: float = 1.5
+    alone: bool = True
+
+
+@dataclass(frozen=True)
+class Turn:
+    """A round in which this process has the machine to itself.
+
+    index: from 0. workers: processes of this run that hold a model, this one included.
+    """
+
+    index: int
+    workers: int
+
+
+def unshared() -> Iterator[Turn]:
+    """Turn after turn, for a process that shares the machine with no other cell."""
+    return (Turn(index, 1) for index in itertools.count())
+
+
+@dataclass(frozen=True)
 class Context:
     """What a measure may use beyond its cell.
 
@@ -80,6 +128,8 @@ class Context:
     cache: folder for what can be made again.
     root: where the cell's data set lies; None for an embedded one.
     pictures: folder for pictures of predictions.
+    turns: waits for this process's next turn; leaving the loop ends the last one.
+    precision: when enough has been seen.
     """
 
     report: Callable[[str, int, int], None]
@@ -87,10 +137,21 @@ class Context:
     cache: Path
     root: Path | None = None
     pictures: Path | None = None
+    turns: Callable[[], Iterator[Turn]] = unshared
+    precision: Precision = field(default_factory=Precision)
 
 
 class Invalid(Exception):
-    """A measurement ended, but its number must not be used; the text says why. Becomes a row of status `invalid`."""
+    """A measurement ended, but its number must not be used; the text says why. Becomes a row of status `invalid`.
+
+    Args:
+        reason: in a sentence, with the figure that speaks against it.
+        outcome: what was measured nevertheless; it is stored beside the reason.
+    """
+
+    def __init__(self, reason: str, outcome: "Outcome | None" = None) -> None:
+        super().__init__(reason)
+        self.outcome = outcome
 
 
 @cache
@@ -114,6 +175,8 @@ def _parse(name: str, facts: Mapping[str, Any], source: Path, doc: str) -> Measu
             exclusive=facts["exclusive"],
             seconds=facts["seconds"],
             doc=doc,
+            interleaved=facts.get("interleaved", ""),
+            needs=tuple(facts.get("needs", ())),
         )
     except (KeyError, TypeError) as error:
         raise UserError(f"measure '{name}' in {source}: {error}") from error

@@ -3,7 +3,6 @@
 from typing import Literal
 
 import torch
-from torch import Tensor
 from torchvision.models import WeightsEnum, get_model_weights
 
 from backbones.contract import Attention, Backbone, Unsupported, Window
@@ -16,8 +15,6 @@ from bench.cell import Cell
 from bench.errors import UserError
 from bench.run import cache_folder
 from heads.contract import Head, Model, reads
-
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def build(
@@ -154,15 +151,3 @@ def synchronize(device: torch.device) -> None:
     """Wait until the device has done what was asked of it; on a CPU that is already so."""
     if device.type != "cpu":
         torch.accelerator.synchronize(device)
-
-
-def for_inference(model: Model, cell: Cell, device: torch.device) -> Model:
-    """The artifact that latency and memory measure and that accuracy is evaluated on: weights in the cell's dtype."""
-    return model.to(device=device, dtype=DTYPES[cell.dtype]).eval()
-
-
-def noise(cell: Cell, device: torch.device) -> Tensor:
-    """A batch of uniform noise in 0..1, (B, 3, H, W) in the cell's dtype; the same values everywhere."""
-    generator = torch.Generator().manual_seed(0)
-    image = torch.rand(cell.batch, 3, *cell.size, generator=generator)
-    return image.to(device=device, dtype=DTYPES[cell.dtype])

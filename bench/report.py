@@ -14,7 +14,7 @@ from bench.errors import UserError
 from bench.learning import learning
 from bench.measure import Column, Measure, measures
 from bench.ranking import Stat
-from bench.rows import Part, Reading, Table, columns, folders, headline, read, vary
+from bench.rows import DERIVED, Part, Reading, Table, columns, folders, headline, read, vary
 
 if TYPE_CHECKING:
     from rich.table import Table as Grid
@@ -197,11 +197,13 @@ def _main(table: Table, several: list[str]) -> str:
     top = headline(table.task)
     names = {name for row in table.rows for name in row.values}
     shown = [column for _, column in columns(table.task) if column.table and column.name in names]
+    timed = "mfu_pct" in names
     head = [
         "rank",
         *IDENTITY,
         *several,
         *(f"{label(column)} ± sd (seeds)" if top and column == top[1] else label(column) for column in shown),
+        *(["bound by"] if timed else []),
         "status",
     ]
     body = [
@@ -209,6 +211,7 @@ def _main(table: Table, several: list[str]) -> str:
             str(table.ranks.get(row, "")),
             *choices(row.fields, [*IDENTITY, *several]),
             *(number(row.values.get(column.name), column, spread=bool(top) and column == top[1]) for column in shown),
+            *([row.limits.bound if "latency_ms" in row.values else ""] if timed else []),
             status(row.parts.values()),
         ]
         for row in table.rows
@@ -263,6 +266,8 @@ def _notes(task: str, tables: Sequence[Table], left_out: Mapping[str, int]) -> s
             "no benchmark accuracy."
         )
     lines += [f"{name}, version {measures()[name].version}: {_text(measures()[name].doc)}" for name in sorted(present)]
+    if any("mfu_pct" in row.values for table in tables for row in table.rows):
+        lines.append(f"MFU, traffic and launches: {_text(DERIVED.doc)}")
     if left_out:
         counts = "; ".join(f"{count} {reason}" for reason, count in left_out.items())
         lines.append(f"Records of this machine that are in no table: {counts}.")
@@ -300,6 +305,7 @@ def _csv(tables: Sequence[Table]) -> str:
     named = [name for name in FIELDS if name != "seed"]
     head = ["environment", "machine", "task", *named, "rank"]
     head += [text for _, name in shown for text in (name, f"{name}_sd", f"{name}_n")]
+    head.append("bound_by")
     head += [f"{kind}_{name}" for name in present for kind in ("status", "reason")]
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
@@ -311,6 +317,7 @@ def _csv(tables: Sequence[Table]) -> str:
         for _, name in shown:
             stat = row.values.get(name)
             line += [repr(stat.mean), "" if stat.sd is None else repr(stat.sd), stat.n] if stat else ["", "", ""]
+        line.append(row.limits.bound if "latency_ms" in row.values else "")
         for name in present:
             part = row.parts.get(name)
             line += [part.status, part.reason] if part else ["", ""]

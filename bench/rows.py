@@ -4,6 +4,9 @@ A record knows only the fields of the cell that its measure depends on. A *part*
 all of those but the seed; a *row* is a largest set of parts that agree wherever they share a field: the natural full
 outer join, whatever the order of the measures. A part that goes with nothing else is a row of its own.
 
+What is known of the machine and of no model (`roof`) goes to every row that it applies to; with it a row says how far
+from the machine's limits it is (`DERIVED`).
+
 Records of environments that are not comparable never meet in a row or in a table. `bench.ranking` says what may be
 claimed of the means.
 """
@@ -24,8 +27,28 @@ from bench.errors import UserError
 from bench.measure import Column, Measure, measures
 from bench.ranking import Noise, Rank, Stat, pooled, ranked, stat
 from bench.record import SETTLED, STATUSES, Record
+from bench.roofline import Roofline, roofline
 from bench.store import ENVIRONMENTS, RECORDS, Store
 
+DERIVED = Measure(
+    name="roofline",
+    version=1,
+    fields=(),
+    columns=(
+        Column("mfu_pct", "%", "MFU", "higher", digits=0),
+        Column("traffic_pct", "%", "traffic", None, digits=0),
+        Column("launches_pct", "%", "launches", None, digits=0),
+    ),
+    exclusive=False,
+    seconds=0.0,
+    doc=(
+        "share of the latency that its arithmetic (model FLOP utilisation), its memory traffic and the launches of its "
+        "operations alone would take on this machine, see `bench/roofline.py`; the largest is what bounds it"
+    ),
+)
+"""Columns that follow from those of several measures."""
+
+_LIMITING = ("gmacs", "latency_ms", "traffic_mib", "operations", "peak_tflops", "copy_gbps", "launch_us")
 _OLD = "of an older version of their measure"
 _GONE = "of a measure that is no longer there"
 _HEADLESS = "of a head that is no longer there, or of none"
@@ -84,7 +107,27 @@ class Row:
     @cached_property
     def values(self) -> Mapping[str, Stat]:
         """Column (or ``column[class]``) -> statistics over seeds; what is unknown is not there."""
-        return {name: stat for part in self.parts.values() for name, stat in part.values.items()}
+        found = {name: stat for part in self.parts.values() for name, stat in part.values.items()}
+        limits = self.limits
+        derived = {
+            "mfu_pct": limits.mfu_pct,
+            "traffic_pct": limits.traffic_pct,
+            "launches_pct": limits.launches_pct,
+        }
+        return found | {name: Stat(value, None, 1) for name, value in derived.items() if value is not None}
+
+    @cached_property
+    def limits(self) -> Roofline:
+        """What the latency is near to, of what the machine could do."""
+
+        def known(name: str) -> float | None:
+            found = next((part.values[name] for part in self.parts.values() if name in part.values), None)
+            return None if found is None else found.mean
+
+        return roofline(
+            batch=self.fields.get("batch", 1),
+            **{name: known(name) for name in _LIMITING},
+        )
 
     @property
     def input(self) -> str:
@@ -180,6 +223,7 @@ def columns(task: str | None = None) -> list[tuple[Measure, Column]]:
                 other = found[column.name][0].name
                 raise UserError(f"measures '{other}' and '{measure.name}' both have a column '{column.name}'")
             found[column.name] = measure, column
+    found |= {column.name: (DERIVED, column) for column in DERIVED.columns}
     return [(measure, column) for measure, column in found.values() if _applies(column, task, False)]
 
 
@@ -270,8 +314,10 @@ def _tables(
     machine: str, environments: list[Environment], records: list[Record], left_out: Counter[str]
 ) -> list[Table]:
     groups: dict[tuple[str, str], list[Row]] = defaultdict(list)
-    for parts in _join(_parts(records)):
+    of_models, of_machine = _divided(_parts(records))
+    for parts in _join(of_models):
         fields = {name: value for part in parts for name, value in part.fields.items()}
+        parts += [part for part in of_machine if part.fields.items() <= fields.items()]
         task = _task(fields)
         if task is None:
             left_out[_HEADLESS] += sum(len(part.records) for part in parts)
@@ -327,6 +373,15 @@ def _parts(records: Iterable[Record]) -> list[Part]:
         )
         for group in groups.values()
     ]
+
+
+def _divided(parts: Iterable[Part]) -> tuple[list[Part], list[Part]]:
+    """What was measured of models, and what was measured of the machine alone."""
+    of_models: list[Part] = []
+    of_machine: list[Part] = []
+    for part in parts:
+        (of_models if "backbone" in part.fields else of_machine).append(part)
+    return of_models, of_machine
 
 
 def _join(parts: Sequence[Part]) -> Iterator[list[Part]]:

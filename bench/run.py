@@ -11,7 +11,7 @@ from bench.cell import FIELDS, IN_TITLE, Cell
 from bench.environment import Environment, as_json
 from bench.launchers.contract import Event, Finished, Job, Settings
 from bench.matrix import Matrix
-from bench.measure import measures
+from bench.measure import Measure, measures
 from bench.record import SETTLED, Record, question
 from bench.store import Store
 
@@ -79,7 +79,7 @@ def plan(matrix: Matrix, environment: Environment, store: Store, roots: dataset.
         head = catalogue.get("heads", cell.head).facts
         task = head["task"]
         refused = _checked(name, task, root) or (dataset.no_masks(name) if head.get("masks", False) else "")
-        for measure in (measures()[name] for name in names):
+        for measure in _with_needed(names):
             fields = cell.part(measure.fields)
             key = question(measure.name, measure.version, fields, _inputs(cell, measure.fields, task))
             if key in planned:
@@ -148,6 +148,15 @@ def cache_folder() -> Path:
     if named := os.environ.get("DENSEBENCH_CACHE"):
         return Path(named)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "densebench"
+
+
+def _with_needed(names: Iterable[str]) -> list[Measure]:
+    """The measures, each after those without which its columns cannot be read."""
+    found: dict[str, Measure] = {}
+    for name in names:
+        found |= {needed: measures()[needed] for needed in measures()[name].needs}
+        found[name] = measures()[name]
+    return list(found.values())
 
 
 def _answers(store: Store, environment: Environment) -> dict[str, Record]:

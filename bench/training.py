@@ -50,28 +50,61 @@ def train(
     if data.task == "segmentation" and recipe.class_weight_power:
         model.head.set_class_weights(class_weights(data, recipe, size).to(device))
     model.head.loss_stride = recipe.loss_stride
-    groups = _groups(model, recipe.weight_decay)
-    optimizer = torch.optim.AdamW(groups, lr=recipe.lr, betas=recipe.betas, fused=True)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, recipe))
-    scaler = torch.GradScaler(device.type, enabled=dtype == torch.float16)
+    stepper = Stepper(model, recipe, dtype=dtype, device=device)
+    schedule = torch.optim.lr_scheduler.LambdaLR(stepper.optimizer, lambda step: _rate(step, recipe))
     losses = []
     for step, (image, target) in enumerate(batches(data, recipe, size=size, device=device, seed=seed)):
         report("training", step, recipe.steps)
         model.head.set_progress(step / recipe.steps)
-        with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
-            raw = model(image)
-        loss = model.loss(raw, target)
+        loss = stepper.loss(image, target)
         if not torch.isfinite(loss):
             raise Invalid(f"the loss became {loss.item()} at step {step} of {recipe.steps}; lower the learning rate")
-        optimizer.zero_grad(set_to_none=True)
-        scaler.scale(loss).backward()
-        scaler.unscale_(optimizer)
-        nn.utils.clip_grad_norm_(model.parameters(), recipe.clip)
-        scaler.step(optimizer)
-        scaler.update()
+        stepper.update(loss)
         schedule.step()
         losses.append(loss.item())
     return losses
+
+
+class Stepper:
+    """One training step, in two halves: what a recipe trains with, and what the cost of training is measured on.
+
+    Args:
+        model: in float32, in train mode, on ``device``.
+        recipe: its optimiser's numbers; schedule and data are the caller's.
+        dtype: below float32 the forward pass runs under autocast to it, float16 with a scaled loss.
+        device: of the model.
+        forward: what runs the model, such as its compiled form; None: the model itself.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        recipe: Recipe,
+        *,
+        dtype: torch.dtype,
+        device: torch.device,
+        forward: Callable[[Tensor], Any] | None = None,
+    ) -> None:
+        self.model, self.dtype, self.device, self.clip = model, dtype, device, recipe.clip
+        self.forward = forward or model
+        groups = _groups(model, recipe.weight_decay)
+        self.optimizer = torch.optim.AdamW(groups, lr=recipe.lr, betas=recipe.betas, fused=True)
+        self.scaler = torch.GradScaler(device.type, enabled=dtype == torch.float16)
+
+    def loss(self, image: Float[Tensor, "B 3 H W"], target: Target) -> Float[Tensor, ""]:
+        """Forward pass and loss."""
+        with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
+            raw = self.forward(image)
+        return self.model.loss(raw, target)
+
+    def update(self, loss: Float[Tensor, ""]) -> None:
+        """Backward pass, clipping and the optimiser's step."""
+        self.optimizer.zero_grad(set_to_none=True)
+        self.scaler.scale(loss).backward()
+        self.scaler.unscale_(self.optimizer)
+        nn.utils.clip_grad_norm_(self.model.parameters(), self.clip)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
 
 
 def batches(

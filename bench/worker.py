@@ -4,6 +4,7 @@ import contextlib
 import os
 import tempfile
 import traceback
+from collections.abc import Iterator
 from importlib import import_module
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -15,7 +16,7 @@ from backbones.contract import Unsupported
 from bench import catalogue
 from bench.errors import UserError
 from bench.launchers.contract import Job, Settings
-from bench.measure import Context, Invalid
+from bench.measure import Context, Invalid, Outcome, Turn
 
 
 def preload() -> None:
@@ -45,15 +46,22 @@ def _measure(  # noqa: PLR0911 - one line a status
     def report(stage: str, done: int, total: int) -> None:
         connection.send(("progress", (stage, done, total)))
 
+    def turns() -> Iterator[Turn]:
+        free = _free(job)
+        while True:
+            connection.send(("turn", free))
+            yield Turn(*connection.recv())
+
     torch.set_num_threads(threads)
-    context = Context(report, threads, settings.cache, job.root, settings.pictures)
+    context = Context(report, threads, settings.cache, job.root, settings.pictures, turns, settings.precision)
     try:
         module = import_module(catalogue.get("measures", job.measure.name).module)
         outcome = module.measure(job.cell, context)
     except Unsupported as error:
         return _failed("unsupported", str(error))
     except Invalid as error:
-        return _failed("invalid", str(error))
+        failed = _failed("invalid", str(error))
+        return failed if error.outcome is None else {**failed, **_found(error.outcome)}
     except UserError as error:
         return _failed("error", str(error))
     except (MemoryError, torch.OutOfMemoryError) as error:
@@ -67,7 +75,20 @@ def _measure(  # noqa: PLR0911 - one line a status
         ]
         where = f" (in {Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else ""
         return _failed("error", f"{type(error).__name__}: {error}{where}{_tail(log)}")
-    return {"status": "ok", "reason": "", "values": dict(outcome.values), "samples": dict(outcome.samples)}
+    return {"status": "ok", "reason": "", **_found(outcome)}
+
+
+def _found(outcome: Outcome) -> dict[str, Any]:
+    return {"values": dict(outcome.values), "samples": dict(outcome.samples)}
+
+
+def _free(job: Job) -> float:
+    """Share of the device's memory that is free; what this process keeps for later is given back first."""
+    if job.cell.device == "cpu" or not torch.accelerator.is_available():
+        return 1.0
+    torch.accelerator.empty_cache()
+    free, total = torch.accelerator.get_memory_info(job.cell.device)
+    return free / total
 
 
 def _failed(status: str, reason: str) -> dict[str, Any]:

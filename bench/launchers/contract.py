@@ -2,7 +2,9 @@
 
 A launcher is one file beside this one, free of torch, with a literal ``CATALOGUE`` and a generator function
 ``launch(jobs, settings) -> Iterator[Event]``. It may run jobs in any order and several at a time; a job whose measure
-is ``exclusive`` must have the device to itself. Closing the generator ends what still runs.
+is ``exclusive`` must have the device to itself. Jobs of an ``interleaved`` measure take turns (`bench.measure.Turn`) in
+rounds, one of them twice, and the events that end them say which ``session`` they shared and its ``noise_floor_pct``.
+Closing the generator ends what still runs.
 """
 
 from collections.abc import Mapping, Sequence
@@ -10,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from bench.cell import Cell
-from bench.measure import Measure, Value
+from bench.measure import Measure, Precision, Value
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,8 @@ class Job:
 
     def title(self) -> str:
         """Short text for people, different for every job of a plan."""
+        if "backbone" not in self.measure.fields:  # of the machine and of no model
+            return " ".join([self.measure.name, *map(str, self.cell.part(self.measure.fields).values())])
         return f"{self.measure.name} {self.cell_title()}"
 
     def cell_title(self) -> str:
@@ -38,11 +42,17 @@ class Job:
 
 @dataclass(frozen=True)
 class Settings:
-    """What holds for all jobs of a run."""
+    """What holds for all jobs of a run.
+
+    cache, pictures: folders. timeout_s: of one job. group: most cells that are interleaved with each other; their
+    records are written together. precision: when an interleaved measure has enough.
+    """
 
     cache: Path
     pictures: Path
     timeout_s: float
+    group: int = 12
+    precision: Precision = field(default_factory=Precision)
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 
-from bench import dataset, model, recipe
+from bench import dataset, model, modes, recipe
 from bench.catalogue import get
 from bench.cell import Cell
 from bench.data.contract import Dataset, Truth
@@ -96,6 +96,7 @@ def measure(cell: Cell, context: Context) -> Outcome:
     facts = get("heads", cell.head).facts
     task, masks = facts["task"], facts.get("masks", False)
     device = model.device_of(cell)
+    modes.set_precision(cell, device)
     plan = recipe.load(cell.recipe, task)
     context.report("reading data", 0, 1)
     data = dataset.load(cell.dataset, task=task, root=context.root, cache=context.cache, split="train", masks=masks)
@@ -112,13 +113,13 @@ def measure(cell: Cell, context: Context) -> Outcome:
         data,
         plan,
         size=cell.size,
-        dtype=model.DTYPES[cell.dtype],
+        dtype=modes.DTYPES[cell.dtype],
         device=device,
         seed=cell.seed,
         report=context.report,
     )
     seconds = time.monotonic() - start
-    artifact = model.for_inference(copy.deepcopy(net), cell, device)
+    artifact = modes.for_inference(copy.deepcopy(net), cell, device)
     values = evaluate(artifact, val, plan, cell, context)
     return Outcome({**values, "train_s": seconds}, {"loss": losses})
 

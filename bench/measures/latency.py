@@ -1,19 +1,17 @@
-"""Time of a forward pass (backbone and head) and images per second."""
-
-import statistics
-import time
-from collections.abc import Callable
+"""Time of a forward pass, of its parts and of image to prediction, taken in rounds with the other cells of the run."""
 
 import torch
 
-from bench import dataset, model
-from bench.catalogue import get
+from bench import artifact
 from bench.cell import Cell
-from bench.measure import Context, Outcome
+from bench.measure import Context, Outcome, Value
+from bench.rounds import Rounds
+from bench.timing import clock_of
+from bench.traffic import Traffic
 
 CATALOGUE = {
     "latency": {
-        "version": 1,
+        "version": 2,
         "fields": [
             "backbone",
             "patch",
@@ -28,66 +26,57 @@ CATALOGUE = {
             "attention",
             "device",
             "threads",
-            "phase",
             "window",
             "padding",
+            "memory_format",
         ],
         "exclusive": True,
-        "seconds": 1.6,
+        "interleaved": "latency_ms",
+        "needs": ["roof"],
+        "seconds": 3.0,
         "columns": [
-            {"name": "latency_ms", "unit": "ms", "title": "latency", "better": "lower", "digits": 1},
-            {"name": "latency_iqr_ms", "unit": "ms", "title": "latency IQR", "better": "lower", "digits": 1},
+            {"name": "latency_ms", "unit": "ms", "title": "latency", "better": "lower", "digits": 2},
+            {"name": "latency_ci_pct", "unit": "%", "title": "± 95 % CI", "better": "lower", "digits": 1},
             {"name": "images_per_s", "unit": "1/s", "title": "images/s", "better": "higher", "digits": 1},
+            {"name": "backbone_ms", "unit": "ms", "title": "backbone", "better": "lower", "digits": 2},
+            {"name": "head_ms", "unit": "ms", "title": "head", "better": "lower", "digits": 2},
+            {"name": "post_ms", "unit": "ms", "title": "post", "better": "lower", "digits": 2},
+            {"name": "end_to_end_ms", "unit": "ms", "title": "end to end", "better": "lower", "digits": 2},
+            {"name": "latency_p90_ms", "unit": "ms", "title": "p90", "better": "lower", "digits": 2, "table": False},
+            {"name": "latency_p99_ms", "unit": "ms", "title": "p99", "better": "lower", "digits": 2, "table": False},
+            {"name": "compile_s", "unit": "s", "title": "compile", "better": "lower", "digits": 1},
+            {"name": "deviation", "unit": "", "title": "deviation", "better": "lower", "digits": 4},
+            {"name": "candidates", "unit": "", "title": "candidates", "digits": 0, "table": False},
+            {"name": "operations", "unit": "", "title": "operations", "digits": 0, "table": False},
+            {"name": "traffic_mib", "unit": "MiB", "title": "traffic", "better": "lower", "digits": 0, "table": False},
+            {"name": "noise_floor_pct", "unit": "%", "title": "noise floor", "digits": 1, "table": False},
+            {"name": "rounds", "unit": "", "title": "rounds", "digits": 0, "table": False},
+            {"name": "disturbed_rounds", "unit": "", "title": "disturbed", "digits": 0, "table": False},
         ],
     }
 }
 
-WARM_UP_S, WARM_UP_ITERATIONS = 0.1, 3
-BUDGET_S, LEAST, MOST = 0.5, 10, 200
-
 
 def measure(cell: Cell, context: Context) -> Outcome:
-    """Median over single forward passes, each between two synchronisations, after a warm-up.
+    """Median over rounds of the forward pass of backbone and head on a batch that is already on the device.
 
-    Timed is backbone and head on a batch that is already on the device; loading, decoding and NMS are not. The spread
-    is the interquartile range of the passes of this one process: it says how steady they were and not how far another
-    process would come out.
+    Loading is not timed. Beside it, in the same rounds: the backbone alone, the head alone on the backbone's maps,
+    decoding (``post``) and image to prediction (``end_to_end``). ``± CI`` is half of the 95 % confidence interval of
+    the median, from the spread between rounds; the budget ended the rounds where it is above the target. A random
+    detector decodes a full load of ``candidates`` boxes. The outputs are first compared with eager float32
+    (``deviation``, relative L2).
     """
-    device = model.device_of(cell)
-    task = get("heads", cell.head).facts["task"]
-    data = dataset.load(cell.dataset, task=task, root=context.root, cache=context.cache, split="train")
-    net = model.for_inference(model.of_cell(cell, len(data.classes)), cell, device)
-    image = model.noise(cell, device)
-    step = torch.compile(net) if cell.compile != "none" else net
+    ready = artifact.prepare(cell, context)
     with torch.inference_mode():
-        context.report("warm-up", 0, 1)
-        _passes(step, image, device, budget_s=WARM_UP_S, least=WARM_UP_ITERATIONS)
-        context.report("timing", 0, 1)
-        seconds = _passes(step, image, device, budget_s=BUDGET_S, least=LEAST)
-    milliseconds = [second * 1e3 for second in seconds]
-    median = statistics.median(milliseconds)
-    lower, _, upper = statistics.quantiles(milliseconds, n=4)
-    return Outcome(
-        {"latency_ms": median, "latency_iqr_ms": upper - lower, "images_per_s": cell.batch * 1e3 / median},
-        {"forward_ms": milliseconds},
-    )
-
-
-def _passes(
-    step: Callable[[torch.Tensor], object],
-    image: torch.Tensor,
-    device: torch.device,
-    *,
-    budget_s: float,
-    least: int,
-    most: int = MOST,
-) -> list[float]:
-    """Seconds of each forward pass: at least ``least`` of them, and then until the budget ends."""
-    seconds: list[float] = []
-    while len(seconds) < least or (sum(seconds) < budget_s and len(seconds) < most):
-        model.synchronize(device)
-        start = time.perf_counter()
-        step(image)
-        model.synchronize(device)
-        seconds.append(time.perf_counter() - start)
-    return seconds
+        with Traffic(fused=cell.compile != "none") as traffic:
+            ready.net(ready.image)
+        rounds = Rounds("latency", ready.forward, ready.parts(cell), clock_of(ready.device), cell, context)
+        rounds.take()
+    values: dict[str, Value] = {
+        "deviation": ready.deviation,
+        "compile_s": ready.compile_s,
+        "candidates": ready.candidates,
+        "operations": traffic.operations,
+        "traffic_mib": traffic.bytes / 2**20,
+    }
+    return rounds.outcome(values, rate="images_per_s")

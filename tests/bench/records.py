@@ -27,13 +27,12 @@ CELL = {
     "attention": "auto",
     "device": "cpu",
     "threads": 1,
-    "phase": "inference",
     "dataset": "scenes",
     "recipe": "short",
     "seed": 0,
 }
 _STATIC = ["backbone", "patch", "weights", "head", "height", "width", "dataset"]
-_TIMED = [*_STATIC, "batch", "dtype", "compile", "attention", "device", "threads", "phase"]
+_TIMED = [*_STATIC, "batch", "dtype", "compile", "attention", "device", "threads"]
 _FIELDS = {
     "accuracy": [*_STATIC, "dtype", "attention", "recipe", "seed"],
     "complexity": _STATIC,

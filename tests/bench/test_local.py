@@ -6,7 +6,7 @@ import pytest
 
 from bench import matrix
 from bench.environment import describe
-from bench.launchers import local
+from bench.launchers import _worker, local
 from bench.launchers.contract import Finished, Job, Progress, Settings, Started
 from bench.measure import Column, Measure
 from tests.bench import misbehaving
@@ -50,7 +50,7 @@ def test_real_measures_give_real_numbers(tmp_path):
 
 @pytest.mark.parametrize("way", WAYS)
 def test_a_bad_cell_becomes_a_row_and_the_next_one_runs(tmp_path, monkeypatch, way):
-    monkeypatch.setattr(local, "_work", misbehaving.work)
+    monkeypatch.setattr(_worker, "_work", misbehaving.work)
     events = launch(tmp_path, [job(way), job("good")], timeout=8.0 if way == "hangs" else 60.0)
     ended = [event for event in events if isinstance(event, Finished)]
     assert [event.job.measure.name for event in ended] == [way, "good"]
@@ -61,7 +61,7 @@ def test_a_bad_cell_becomes_a_row_and_the_next_one_runs(tmp_path, monkeypatch, w
 
 
 def test_shared_jobs_run_side_by_side_and_exclusive_ones_alone(tmp_path, monkeypatch):
-    monkeypatch.setattr(local, "_work", misbehaving.work)
+    monkeypatch.setattr(_worker, "_work", misbehaving.work)
     monkeypatch.setattr(local.os, "sched_getaffinity", lambda pid: {0, 1})
     jobs = [job("good", exclusive=False), job("good", exclusive=False), job("good"), job("good")]
     running = most = 0
@@ -79,7 +79,7 @@ def test_shared_jobs_run_side_by_side_and_exclusive_ones_alone(tmp_path, monkeyp
 
 
 def test_closing_the_launcher_ends_its_workers(tmp_path, monkeypatch):
-    monkeypatch.setattr(local, "_work", misbehaving.work)
+    monkeypatch.setattr(_worker, "_work", misbehaving.work)
     events = local.launch([job("hangs")], Settings(tmp_path, tmp_path, 60.0))
     pid = next(event.done for event in events if isinstance(event, Progress))
     os.kill(pid, 0)

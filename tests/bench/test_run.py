@@ -16,7 +16,7 @@ HERE = replace(describe(), id="here", comparable="here", gpus=[], cores=2)
 TEXT = """
 question = "Which?"
 [[grid]]
-measure = ["latency", "complexity", "accuracy"]
+measure = ["memory", "complexity", "accuracy"]
 backbone = ["vit_pico", "swin_pico"]
 resolution = 64
 head = "linear"
@@ -70,10 +70,10 @@ def go(question, store, tmp_path, **options):
 def test_cells_that_agree_in_a_measures_fields_share_one_measurement(question, tmp_path):
     plan = run.plan(question, HERE, Store(tmp_path / "m"), Roots())
     count = {
-        name: sum(p.job.measure.name == name for p in plan.planned) for name in ("latency", "complexity", "accuracy")
+        name: sum(p.job.measure.name == name for p in plan.planned) for name in ("memory", "complexity", "accuracy")
     }
     assert plan.cells == 4
-    assert count == {"latency": 2, "complexity": 2, "accuracy": 4}, "a seed costs no second latency"
+    assert count == {"memory": 2, "complexity": 2, "accuracy": 4}, "a seed costs no second memory"
 
 
 def test_the_same_command_again_does_only_what_is_missing(question, tmp_path, monkeypatch):
@@ -110,14 +110,14 @@ def test_cut_off_anywhere_the_end_is_the_same(question, tmp_path, monkeypatch, c
 
 def test_failures_are_rows_and_cost_the_others_nothing(question, tmp_path, monkeypatch):
     store = Store(tmp_path / "m")
-    Launcher(monkeypatch, script={"latency": "error", "complexity": "unsupported"})
+    Launcher(monkeypatch, script={"memory": "error", "complexity": "unsupported"})
     _, summary = go(question, store, tmp_path)
     assert sorted(record.status for record in store.records()) == ["error"] * 2 + ["ok"] * 4 + ["unsupported"] * 2
     assert len(summary.failed) == 4
     assert {record.reason for record in summary.failed.values()} == {"because"}
     again = Launcher(monkeypatch)
     go(question, store, tmp_path)
-    assert {job.measure.name for job in again.jobs} == {"latency"}, "an error is tried again, unsupported is not"
+    assert {job.measure.name for job in again.jobs} == {"memory"}, "an error is tried again, unsupported is not"
     retry = Launcher(monkeypatch)
     go(question, store, tmp_path, retry=True)
     assert {job.measure.name for job in retry.jobs} == {"complexity"}
@@ -188,10 +188,10 @@ def test_time_left_follows_what_was_measured_and_what_runs(question, tmp_path):
 
 def test_a_measure_that_gives_nan_is_an_error_of_its_own_cell(question, tmp_path, monkeypatch):
     store = Store(tmp_path / "m")
-    Launcher(monkeypatch, script={"latency": "nan"})
+    Launcher(monkeypatch, script={"memory": "nan"})
     _, summary = go(question, store, tmp_path)
     assert len(summary.records) == 8
-    assert {record.measure for record in summary.failed.values()} == {"latency"}
+    assert {record.measure for record in summary.failed.values()} == {"memory"}
     assert all("cannot be stored" in record.reason for record in summary.failed.values())
     assert len(store.records()) == 8
 
@@ -203,7 +203,7 @@ def test_titles_tell_the_jobs_of_a_plan_apart(question, tmp_path):
     titles = [planned.job.title() for planned in plan.planned]
     assert len(set(titles)) == len(titles)
     assert "accuracy vit_pico/16 linear 64x64 scenes dtype bf16 seed 1" in titles
-    assert "latency vit_pico/16 linear 64x64 scenes batch 8 dtype fp32" in titles
+    assert "memory vit_pico/16 linear 64x64 scenes batch 8 dtype fp32" in titles
 
 
 def test_accuracy_of_one_device_is_no_answer_for_another(question, tmp_path):
@@ -220,3 +220,11 @@ def test_a_new_version_of_a_data_set_is_another_question(question, tmp_path, mon
     changed = replace(entry, facts={**entry.facts, "version": 2})
     monkeypatch.setattr(catalogue, "dataset", lambda name: changed)
     assert len(run.plan(question, HERE, store, Roots()).todo) == 8
+
+
+def test_a_latency_brings_the_limits_of_the_machine_along(question, tmp_path):
+    plan = run.plan(question.override({"measure": ["latency"]}), HERE, Store(tmp_path / "m"), Roots())
+    names = [planned.job.measure.name for planned in plan.planned]
+    assert sorted(names) == ["latency", "latency", "roof"], "once for the machine, not once a cell"
+    roof = next(planned.job for planned in plan.planned if planned.job.measure.name == "roof")
+    assert roof.title() == "roof fp32 cpu 2"

@@ -1,0 +1,159 @@
+"""A measurement's process as the launcher sees it: started, listened to, granted turns, and found dead."""
+
+import contextlib
+import multiprocessing
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from multiprocessing import forkserver, resource_tracker
+from multiprocessing.connection import Connection, wait
+from multiprocessing.context import ForkServerContext, ForkServerProcess
+
+from bench.launchers.contract import Event, Finished, Job, Progress, Settings
+
+POLL_S = 0.2
+
+
+@dataclass
+class Worker:
+    """One job's process.
+
+    active_s: seconds that it has had the machine, waiting for turns apart, up to ``since``.
+    waiting: for its next turn. free: share of its device's memory that was free when it had loaded its model.
+    """
+
+    job: Job
+    process: ForkServerProcess
+    connection: Connection
+    started: str
+    since: float
+    active_s: float = 0.0
+    waiting: bool = False
+    free: float = 1.0
+
+    def wall_s(self) -> float:
+        """Seconds that it has had the machine."""
+        return self.active_s + (0.0 if self.waiting else time.monotonic() - self.since)
+
+    def grant(self, index: int, workers: int) -> None:
+        """Let it have the turn it waits for: ``index`` of the round, and workers that hold a model."""
+        self.waiting, self.since = False, time.monotonic()
+        with contextlib.suppress(OSError):  # it died while it waited; whoever reads from it finds out
+            self.connection.send((index, workers))
+
+    def end(self) -> None:
+        """Kill it."""
+        self.process.kill()
+        self.process.join()
+
+
+class Workers:
+    """All processes of a launch.
+
+    Args:
+        settings: of the run.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.running: list[Worker] = []
+        self.context: ForkServerContext = multiprocessing.get_context("forkserver")
+        # "__main__" too, or each worker would import the command line again.
+        self.context.set_forkserver_preload(["__main__", "bench.worker"])
+        # The server and its workers inherit the mask: Ctrl-C is for this process, which ends them in order.
+        # (Starting the resource tracker unblocks SIGINT, so it has to be there before.)
+        resource_tracker.ensure_running()
+        with _interrupt_later():
+            forkserver.ensure_running()
+
+    def start(self, job: Job, threads: int) -> Worker:
+        """A process for a job, with so many CPU threads."""
+        ours, theirs = self.context.Pipe()
+        process = self.context.Process(target=_work, args=(job, self.settings, threads, theirs), daemon=True)
+        started, clock = datetime.now(UTC).isoformat(timespec="seconds"), time.monotonic()
+        # An interrupt half-way through the handshake would leave the server with a broken connection to complain about.
+        with _interrupt_later():
+            process.start()
+        theirs.close()
+        self.running.append(Worker(job, process, ours, started, clock))
+        return self.running[-1]
+
+    def events(self, worker: Worker) -> Iterator[Event]:
+        """What has come from a worker since the last look, without waiting; an end takes it off the running ones."""
+        for event in _events(worker, self.settings.timeout_s):
+            if isinstance(event, Finished):
+                self.running.remove(worker)
+            yield event
+
+    def until_turn(self, worker: Worker) -> Iterator[Event]:
+        """Events of a worker that has the machine, until it waits for a turn or has ended."""
+        while not worker.waiting and worker in self.running:
+            yield from self.events(worker)
+            if not worker.waiting and worker in self.running:
+                wait([worker.connection, worker.process.sentinel], POLL_S)
+
+    def wait(self) -> None:
+        """Until there is something to hear from any of them, or a moment has passed."""
+        wait([one.connection for one in self.running] + [one.process.sentinel for one in self.running], POLL_S)
+
+    def end(self) -> None:
+        """Kill what still runs."""
+        for one in self.running:
+            one.process.kill()
+        for one in self.running:
+            one.process.join()
+
+
+@contextmanager
+def _interrupt_later() -> Iterator[None]:
+    """Hold SIGINT back; one that came meanwhile takes effect at the end."""
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+
+def _work(job: Job, settings: Settings, threads: int, connection: Connection) -> None:
+    # Imported in the worker: the process that plans stays free of torch.
+    from bench.worker import work  # noqa: PLC0415
+
+    work(job, settings, threads, connection)
+
+
+def _events(one: Worker, timeout_s: float) -> Iterator[Event]:
+    """What has come from a worker since the last look, without waiting."""
+    ended = one.process.exitcode is not None  # before reading, so that nothing sent before the end is missed
+    try:
+        while one.connection.poll():
+            kind, content = one.connection.recv()
+            if kind == "progress":
+                yield Progress(one.job, *content)
+            elif kind == "turn":
+                one.active_s, one.waiting, one.free = one.wall_s(), True, content
+                return
+            else:
+                one.process.join()
+                yield Finished(one.job, started=one.started, wall_s=one.wall_s(), **content)
+                return
+    except (EOFError, ConnectionResetError):
+        one.process.join()
+        ended = True
+    if ended:
+        status, reason = _death(one.process.exitcode)
+        yield Finished(one.job, status, reason, one.started, one.wall_s())
+    elif one.wall_s() > timeout_s:
+        one.end()
+        reason = f"not done after {timeout_s:g} s; give it more with --timeout"
+        yield Finished(one.job, "timeout", reason, one.started, one.wall_s())
+
+
+def _death(code: int | None) -> tuple[str, str]:
+    if code == -signal.SIGKILL:
+        return "oom", "its process was killed (SIGKILL), which is what Linux does when memory runs out"
+    if code is not None and code < 0:
+        return "error", f"its process died of {signal.Signals(-code).name}"
+    return "error", f"its process ended with exit code {code} and no result"

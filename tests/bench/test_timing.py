@@ -1,0 +1,181 @@
+"""The clocks, the warm-up and one cell's rounds, with time that is made up."""
+
+import itertools
+from dataclasses import replace
+from types import SimpleNamespace
+
+import pytest
+
+from bench import company, rounds
+from bench.company import Company
+from bench.measure import Context, Invalid, Precision, Turn
+from bench.rounds import RETRIES, Rounds
+from bench.sampling import ROUNDS
+from bench.timing import DeviceClock, HostClock, calls_within, warm_up
+from tests.bench.test_local import job
+
+
+class FakeDevice:
+    """A device with a queue of its own: a call queues ``ms`` of work, and an event is reached after what is before it."""
+
+    def __init__(self, ms):
+        self.ms, self.now, self.waited, self.log = itertools.cycle(ms), 0.0, 0, []
+
+    def call(self):
+        self.now += next(self.ms)
+
+    def synchronize(self):
+        self.waited += 1
+
+    def event(self):
+        device = self
+
+        class Event:
+            def record(self):
+                self.at = device.now
+
+            def elapsed_time(self, other):
+                assert device.waited, "an event is read before the device has reached it"
+                return other.at - self.at
+
+        return Event()
+
+
+def test_a_device_is_waited_for_once_and_every_call_has_its_own_time():
+    device = FakeDevice([1.0, 2.0, 4.0])
+    assert DeviceClock(device.event, device.synchronize).times(device.call, 3) == [1.0, 2.0, 4.0]
+    assert device.waited == 1
+
+
+def test_the_host_clock_gives_milliseconds(monkeypatch):
+    ticks = iter([0, 1_500_000, 2_000_000, 5_000_000])
+    monkeypatch.setattr("bench.timing.time.perf_counter_ns", lambda: next(ticks))
+    assert HostClock().times(lambda: None, 2) == [1.5, 3.0]
+
+
+class Script:
+    """A clock whose times are written down."""
+
+    def __init__(self, times):
+        self.script = iter(times)
+
+    def times(self, call, count):
+        return [next(self.script) for _ in range(count)]
+
+
+def test_a_warm_up_goes_on_until_it_gets_no_faster():
+    falling = [100.0 * 0.9**step for step in range(40)]
+    found = warm_up(Script([*falling, *[1.0] * 500]), lambda: None, budget_s=60)
+    assert found.steady
+    assert found.ms == 1.0
+    assert found.calls > 40
+    at_once = warm_up(Script(itertools.repeat(5.0)), lambda: None)
+    assert at_once.steady
+    assert at_once.calls < 25
+    never = warm_up(Script(1000.0 * 0.9**step for step in itertools.count()), lambda: None, budget_s=0.5)
+    assert not never.steady
+
+
+def test_calls_that_fit():
+    assert calls_within(0.06, 5.0, most=40) == 12
+    assert calls_within(0.06, 500.0, most=40) == 1
+    assert calls_within(0.06, 0.001, most=40) == 40
+
+
+def cell(**axes):
+    return replace(job("latency").cell, **axes)
+
+
+def context(**precision):
+    return Context(lambda *_: None, 1, None, precision=Precision(**precision))
+
+
+@pytest.fixture
+def seen(monkeypatch):
+    """What a round's watch sees, to be changed by the test."""
+    found = SimpleNamespace(company=Company(others_cores=0.0), workers=[])
+
+    def watch(device, index, workers):
+        found.workers.append(workers)
+        return SimpleNamespace(start=lambda: None, stop=lambda: found.company)
+
+    monkeypatch.setattr(company, "watch", watch)
+    monkeypatch.setattr(rounds.os, "sched_getaffinity", lambda pid: {0, 1})
+    return found
+
+
+def take(script, **precision):
+    taken = Rounds("latency", lambda: None, {"head": lambda: None}, script, cell(batch=4), context(**precision))
+    taken.take()
+    return taken.outcome({"deviation": 0.0}, rate="images_per_s")
+
+
+def test_rounds_end_when_the_target_is_reached(seen):
+    outcome = take(Script(itertools.repeat(100.0)), target=0.01, budget_s=1e9)
+    assert outcome.values["rounds"] == ROUNDS
+    assert outcome.values["latency_ms"] == outcome.values["head_ms"] == 100.0
+    assert outcome.values["images_per_s"] == pytest.approx(40.0)
+    assert outcome.values["latency_ended"] == "target"
+    assert outcome.values["latency_ci_pct"] == 0
+    assert outcome.values["latency_p90_ms"] is None, "six samples have no ninth decile"
+    assert outcome.samples["latency_ms_round"] == list(range(ROUNDS))
+
+
+def test_rounds_end_with_the_budget_and_say_so(seen):
+    outcome = take(Script(itertools.cycle([100.0, 130.0, 90.0, 101.0, 77.0])), target=0.001, budget_s=4.0)
+    assert outcome.values["latency_ended"] == "budget"
+    assert outcome.values["latency_ci_pct"] > 0.1
+    assert 15 <= outcome.values["rounds"] <= 25, "200 ms a round"
+
+
+def test_short_calls_are_settled_before_a_round(seen):
+    outcome = take(Script(itertools.repeat(1.0)), target=0.01)
+    assert len(outcome.samples["latency_ms"]) == 40 * ROUNDS, "what settles is not kept"
+    assert outcome.values["latency_p90_ms"] == 1.0
+
+
+def test_disturbed_rounds_are_taken_again_and_kept_apart(seen, monkeypatch):
+    """Company in every other round: twice the rounds, the figures from the quiet ones, and all samples kept."""
+    quiet = itertools.cycle([True, False])
+    slow = {}
+
+    class Clock:
+        def times(self, call, count):
+            return [100.0 if slow.get("quiet", True) else 500.0] * count
+
+    def watch(device, index, workers):
+        slow["quiet"] = next(quiet)
+        other = Company(others_cores=0.0 if slow["quiet"] else 1.5)
+        return SimpleNamespace(start=lambda: None, stop=lambda: other)
+
+    monkeypatch.setattr(company, "watch", watch)
+    outcome = take(Clock(), target=0.01)
+    assert (outcome.values["rounds"], outcome.values["disturbed_rounds"]) == (2 * ROUNDS - 1, ROUNDS - 1)
+    assert outcome.values["latency_ms"] == 100.0
+    assert outcome.samples["latency_ms"].count(500.0) == ROUNDS - 1
+    assert outcome.samples["disturbed_round"] == [1, 3, 5, 7, 9]
+
+
+def test_a_cell_that_never_had_the_machine_is_invalid_and_says_why(seen):
+    seen.company = Company(others_cores=1.25)
+    with pytest.raises(Invalid, match=r"12 of 12 rounds were disturbed .*1\.25 cores.*--allow-company") as caught:
+        take(Script(itertools.repeat(100.0)))
+    assert caught.value.outcome.values["disturbed_rounds"] == RETRIES
+    assert len(caught.value.outcome.samples["latency_ms"]) == RETRIES, "never discarded in silence"
+    allowed = take(Script(itertools.repeat(100.0)), alone=False)
+    assert allowed.values["latency_ms"] == 100.0
+    assert allowed.values["disturbed_rounds"] == ROUNDS
+
+
+def test_what_cannot_be_known_is_no_disturbance_and_no_number(seen):
+    seen.company = Company()
+    outcome = take(Script(itertools.repeat(100.0)))
+    assert "others_cores" not in outcome.samples
+    assert outcome.values["disturbed_rounds"] == 0
+
+
+def test_turns_say_how_many_share_the_machine(seen):
+    taken = Rounds("latency", lambda: None, {}, Script(itertools.repeat(1.0)), cell(), context())
+    taken.context = replace(taken.context, turns=lambda: (Turn(index, 5) for index in itertools.count()))
+    taken.take()
+    assert set(seen.workers) == {5}
