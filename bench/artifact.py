@@ -106,7 +106,6 @@ def prepare(cell: Cell, context: Context) -> Artifact:
     modes.set_precision(replace(cell, dtype="fp32"), device)
     few = modes.noise(cell, device)[:COMPARED].float().contiguous()
     with torch.inference_mode():
-        candidates = _load(net, few)
         wanted = [tensor.float() for tensor in net.head.smooth(net(few))]
     modes.set_precision(cell, device)
     net = modes.for_inference(net, cell, device)
@@ -128,6 +127,9 @@ def prepare(cell: Cell, context: Context) -> Artifact:
             f"{TOLERANCE[cell.dtype]:g} that {cell.dtype} is allowed: its time is that of another function",
             Outcome({"deviation": deviation if deviation < float("inf") else None, "compile_s": compile_s}),
         )
+    with torch.inference_mode():
+        # After the comparison: the head's outputs mean nothing from here on.
+        candidates = _load(net, image)
     return Artifact(net, image, run, device, deviation, compile_s, candidates)
 
 
@@ -151,13 +153,14 @@ def distance(found: list[Tensor], wanted: list[Tensor]) -> float:
     return worst
 
 
-def _load(net: Model, few: Tensor) -> int | None:
+def _load(net: Model, images: Tensor) -> int | None:
     """Give a detector with random weights a full load for its NMS; how many boxes an image that is."""
     if net.task != "detection" or isinstance(net.head, TokenHead):
         return None
     body = net.backbone
-    image = few if body.size == few.shape[-2:] else torch.rand(len(few), 3, *body.size, device=few.device)
-    return net.head.full_load(body(image), body.size, CANDIDATES) or None
+    if body.size != tuple(images.shape[-2:]):
+        images = images.new_empty(len(images), 3, *body.size).uniform_()
+    return net.head.full_load(body(images), body.size, CANDIDATES) or None
 
 
 @dataclass

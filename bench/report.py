@@ -186,6 +186,7 @@ def _markdown(task: str, tables: Sequence[Table], left_out: Mapping[str, int]) -
         several, fixed = vary(table.rows, OTHERS)
         blocks.append(f"## {_text(table.dataset)}: {_text(table.environment.title())}")
         blocks.append(f"{_text(_stated(fixed))}. Code at {', '.join(table.code)}. {_noise(table)}")
+        blocks += _machine(table)
         blocks.append(_main(table, several))
         blocks += _per_class(table)
         blocks += _missing(table)
@@ -217,6 +218,21 @@ def _main(table: Table, several: list[str]) -> str:
         for row in table.rows
     ]
     return _lines(head, body)
+
+
+def _machine(table: Table) -> list[str]:
+    """What the machine itself can do, a line for each dtype, device and number of threads."""
+    lines = []
+    for part in dict.fromkeys(row.parts["roof"] for row in table.rows if "roof" in row.parts):
+        found = [
+            f"{column.title} {number(part.values[column.name], column)} {column.unit}"
+            for column in measures()["roof"].columns
+            if column.name in part.values
+        ]
+        if found:
+            where = ", ".join(f"{name} {value}" for name, value in part.fields.items())
+            lines.append(f"Limits of this machine ({_text(where)}): {_text(', '.join(found))}.")
+    return ["\n".join(f"- {line}" for line in sorted(lines))] if lines else []
 
 
 def _per_class(table: Table) -> list[str]:

@@ -1,7 +1,7 @@
 """One cell's share of interleaved rounds: warmed up, then timed turn by turn until it is known well enough."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from statistics import median
 
 from bench import company
@@ -19,6 +19,10 @@ SETTLE_S, SETTLED_MS = 0.01, 50.0
 ``SETTLED_MS`` or more is long enough to drown that."""
 RETRIES = 12
 """Disturbed rounds after which a cell that has too few undisturbed ones is given up as invalid."""
+
+
+TRIES = 3
+"""Of a measure that takes no turns, before others make it invalid."""
 
 
 class Rounds:
@@ -108,7 +112,7 @@ class Rounds:
             f"{self.prefix}rounds": len(self.companies),
             f"{self.prefix}disturbed_rounds": len(self.disturbed),
         }
-        kept = list(rounds_of(samples, f"{self.name}_ms", keep_disturbed=not self.context.precision.alone).values())
+        kept = list(rounds_of(samples, f"{self.name}_ms").values())
         if len(kept) < ROUNDS:
             worst = max(self.disturbed.items())[1]
             raise Invalid(
@@ -143,9 +147,35 @@ class Rounds:
         found = {name: [round(value, 4) for value in values] for name, values in self.series.items()}
         found[f"{self.name}_ms_round"] = list(self.index)
         if self.disturbed:
-            found["disturbed_round"] = [float(index) for index in self.disturbed]
+            # Those that do not count, or those that count nevertheless.
+            name = "disturbed_round" if self.context.precision.alone else "company_round"
+            found[name] = [float(index) for index in self.disturbed]
         for name in ("others_cores", "steal_cores", "clock_mhz"):
             values = [getattr(one, name) for one in self.companies]
             if all(value is not None for value in values):
                 found[name] = [round(value, 3) for value in values]
         return found
+
+
+def undisturbed(take: Callable[[], Outcome], cell: Cell, context: Context) -> Outcome:
+    """What ``take`` finds when the machine is its own, for a measure that takes no turns: tried `TRIES` times.
+
+    Raises:
+        Invalid: others disturbed every try; what the last one found goes with it.
+    """
+    kind, _, number = cell.device.partition(":")
+    tries = 0
+    while True:
+        watch = company.watch(kind, int(number or 0), 1)
+        watch.start()
+        found = take()
+        reason = company.disturbed(watch.stop(), len(os.sched_getaffinity(0)), cell.threads, kind)
+        if not reason or not context.precision.alone:
+            return found
+        tries += 1
+        if tries == TRIES:
+            raise Invalid(
+                f"each of {TRIES} tries was disturbed (the last: {reason}); quieten the machine and use --retry, or "
+                "measure beside others with --allow-company",
+                found,
+            )

@@ -1,7 +1,7 @@
 """``densebench run``: a matrix becomes records; what the store already has is not measured again."""
 
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -88,9 +88,14 @@ def plan(matrix: Matrix, environment: Environment, store: Store, roots: dataset.
             if done is not None and (done.status not in SETTLED or (retry and done.status != "ok")):
                 done = None
             planned[key] = Planned(Job(measure, cell, root, key), done, refused)
-    vary = tuple(name for name in FIELDS if name not in IN_TITLE and len({getattr(cell, name) for cell in cells}) > 1)
+    vary = varying(cells)
     named = tuple(replace(one, job=replace(one.job, vary=vary)) for one in planned.values())
     return Plan(len(cells), named, environment)
+
+
+def varying(cells: Collection[Cell]) -> tuple[str, ...]:
+    """The fields that tell cells apart beyond what a title names."""
+    return tuple(name for name in FIELDS if name not in IN_TITLE and len({getattr(cell, name) for cell in cells}) > 1)
 
 
 def run(

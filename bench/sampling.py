@@ -139,13 +139,13 @@ def enough(medians: Sequence[float], *, target: float) -> bool:
     return len(medians) >= ROUNDS and interval(medians).half <= target
 
 
-def rounds_of(samples: Mapping[str, Sequence[float]], series: str, *, keep_disturbed: bool = False) -> dict[int, float]:
-    """Round -> median of a series of a record's samples, without the rounds that were disturbed.
+def rounds_of(samples: Mapping[str, Sequence[float]], series: str) -> dict[int, float]:
+    """Round -> median of a series of a record's samples, without the rounds of ``disturbed_round``.
 
     A record that was taken without rounds has none.
     """
     if f"{series}_round" not in samples:
         return {}
-    disturbed = set() if keep_disturbed else {int(index) for index in samples.get("disturbed_round", ())}
+    disturbed = {int(index) for index in samples.get("disturbed_round", ())}
     found = by_round(samples[series], samples[f"{series}_round"])
     return {index: value for index, value in found.items() if index not in disturbed}

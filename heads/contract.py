@@ -18,6 +18,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn.functional import pad
+from torch.utils._pytree import tree_leaves
 
 from backbones.contract import Backbone, Features, Level, TokenBackbone, Unsupported, check_image
 
@@ -85,6 +86,41 @@ class Head(nn.Module, ABC):
 
     def set_progress(self, done: float) -> None:
         """Told before every training step which share of the training is done, 0 to 1; for what anneals on the way."""
+
+    def smooth(self, raw: Raw) -> tuple[Tensor, ...]:
+        """What of a raw output of evaluation mode changes little when the arithmetic does: floats, (B, ...) each.
+
+        By these a quicker way to run the model (bfloat16, compiled) is compared with the plain one. A head whose raw
+        output follows a choice between things that are nearly as good (NMS, the best k) gives what came before it, or
+        what the choice cannot upset. The tensors share memory with ``raw``.
+
+        Returns:
+            Unless a head overrides it, every tensor of floats in ``raw``.
+        """
+        return tuple(leaf for leaf in tree_leaves(raw) if isinstance(leaf, Tensor) and leaf.is_floating_point())
+
+    def full_load(self, features: Features, size: tuple[int, int], candidates: int) -> int:  # noqa: ARG002 - overridden
+        """Change the head in place so that on these images about ``candidates`` boxes an image go into NMS.
+
+        NMS takes its time by the number of boxes, and random weights find nothing or everything. This shifts the
+        biases of the last layer that makes the scores, and scales up its weights where the scores are nearly the same
+        everywhere, so that the time of decoding becomes that of a crowded image. What the head finds means nothing
+        afterwards, and neither do the weights: it is for measuring time and memory.
+
+        Args:
+            features: of a batch of images, in the dtype and on the device of the head, which is in evaluation mode.
+            size: (H, W) of the images in pixels.
+            candidates: wanted, as the mean over the batch; if there are fewer boxes than that, all of them.
+
+        Returns:
+            How many boxes an image it then is on these images, the rounded mean; 0 of a head without NMS, which stays
+            as it is. In a dtype of few digits many boxes have the same score, so the number is farther from the wanted
+            one.
+
+        Raises:
+            ValueError: a head with NMS is asked for less than one candidate.
+        """
+        return 0
 
 
 class TokenHead(Head):

@@ -9,7 +9,7 @@ ones but for half a stride.
 
 import math
 from collections.abc import Callable, Sequence
-from typing import ParamSpec, TypeVar, cast
+from typing import NamedTuple, ParamSpec, TypeVar, cast
 
 import torch
 from jaxtyping import Bool, Float
@@ -24,6 +24,15 @@ from heads.pyramid import map_size
 
 RATIOS = (0.5, 1.0, 2.0)
 """Height over width of the anchors of RetinaNet and Faster R-CNN."""
+
+SPREAD = 2.0
+"""Deviation of the logits that `dense_load` goes for at most, and at least half of it.
+
+That is what trained detectors have. Over a ResNet-18 a published RetinaNet with random weights has 0.004, and at the
+score threshold bfloat16 cannot tell logits apart that differ by less than 0.016."""
+
+CLOSE, ROUNDS = 0.02, 5
+"""`full_load` is content with this share of the candidates too many or too few, or ends after so many corrections."""
 
 SAMPLES = 2
 """Points along each side of a cell of a pooled RoI, as torchvision has it for all its detectors."""
@@ -187,3 +196,123 @@ def roi_pool(
 def scaled(xyxy: Float[Tensor, "M 4"], size: tuple[int, int], to: tuple[int, int]) -> Float[Tensor, "M 4"]:
     """Boxes of an image of ``size`` (H, W) pixels in pixels of the same image at size ``to``."""
     return xyxy * xyxy.new_tensor([to[1] / size[1], to[0] / size[0]] * 2)
+
+
+class Scores(NamedTuple):
+    """What a head's last classifying layer says of a batch, as `full_load` wants to know it.
+
+    logits: of each level (B, n, C), or (R, C) of all proposals; C as the layer has them.
+    margins: (M,) float32 of all boxes that may go into NMS: a box does if its margin and the shift are above 0.
+    """
+
+    logits: Sequence[Tensor]
+    margins: Float[Tensor, " M"]
+
+
+@torch.inference_mode()  # in which weights can be written that were made in it, and all others too
+def full_load(
+    layer: nn.Conv2d | nn.Linear,
+    score: Callable[[], Scores],
+    *,
+    images: int,
+    candidates: int,
+    spread: float,
+    background: bool = False,
+) -> int:
+    """See `heads.contract.Head.full_load`.
+
+    Args:
+        layer: makes the logits; changed in place.
+        score: what ``layer`` says as it is now.
+        images: B.
+        candidates: wanted of an image.
+        spread: if the logits deviate by half of this or less from place to place, the weights are scaled up until they
+            deviate by more than half of it, and by no more than it.
+        background: the first output of the layer alone is shifted, and down for more candidates; else all are, and up.
+
+    Returns:
+        Candidates of an image, the rounded mean.
+
+    Raises:
+        ValueError: less than one candidate.
+    """
+    if candidates < 1:
+        raise ValueError(f"at least one candidate an image is wanted, got candidates={candidates}")
+    assert layer.bias is not None, "torchvision's classifying layers have one"
+    start = layer.bias.float().clone()
+    step = torch.zeros_like(start)
+    if background:
+        step[0] = -1.0
+    else:
+        step.fill_(1.0)
+
+    layer.bias.zero_()  # near 0 every dtype has digits to spare, at the usual start of -4.6 bfloat16 has not
+    deviation = _deviation(score().logits)
+    if 0 < deviation <= spread / 2:
+        layer.weight.mul_(2.0 ** math.floor(math.log2(spread / deviation)))  # a power of 2 costs no digit
+    layer.bias.copy_(start)
+
+    wanted = images * candidates
+    shift, best, found = 0.0, layer.bias.clone(), None
+    for _ in range(ROUNDS):
+        margins = score().margins.sort(descending=True).values
+        margins = margins[margins.isfinite()]
+        within = min(wanted, len(margins))
+        if within == 0:
+            break
+        count = int((margins > 0).sum())
+        if found is None or abs(count - within) < abs(found - within):
+            best, found = layer.bias.clone(), count
+        if abs(found - within) <= CLOSE * within:
+            break
+        shift += _shift(margins, within)
+        layer.bias.copy_(start + shift * step)
+    layer.bias.copy_(best)
+    return round((found or 0) / images)
+
+
+def _deviation(logits: Sequence[Tensor]) -> float:
+    """Root mean square of the deviations from one place to another, within image, level and class."""
+    squares = torch.cat([(one.float() - one.float().mean(dim=-2, keepdim=True)).square().flatten() for one in logits])
+    return float(squares.mean().sqrt())
+
+
+def _shift(margins: Float[Tensor, " M"], count: int) -> float:
+    """What is to be added so that ``count`` of the falling margins are above 0, or as near to that as ties allow."""
+    last = margins[count - 1]
+    above, below = margins[margins > last], margins[margins < last]
+    with_ties = len(margins) - len(below)
+    if with_ties - count <= count - len(above) or len(above) == 0:
+        return float(-(last + below[0]) / 2) if len(below) > 0 else float(1 - last)
+    return float(-(last + above[-1]) / 2)
+
+
+def dense_load(
+    layer: nn.Conv2d,
+    levels: Callable[[], Sequence[tuple[Float[Tensor, "B _ K"], Float[Tensor, "*_"]]]],
+    *,
+    most: int,
+    images: int,
+    candidates: int,
+) -> int:
+    """`full_load` of a head that classifies every cell of a pyramid, at each level by ``layer``.
+
+    Args:
+        layer: has A outputs for each of the K classes, the classes side by side.
+        levels: of each level the logits as ``layer`` makes them now, (B, h·w·A, K), and those that it takes to be a
+            candidate, of a shape that goes with it.
+        most: candidates of one level of one image, the best.
+        images: B.
+        candidates: wanted of an image.
+    """
+
+    def score() -> Scores:
+        logits, margins = [], []
+        for one, needed in levels():
+            logits.append(one.reshape(len(one), -1, layer.out_channels))
+            over = (one.float() - needed).flatten(1)
+            # Only these can be among the candidates, whatever is added to all of them.
+            margins.append(over.topk(min(most, over.shape[1]), sorted=False).values.flatten())
+        return Scores(logits, torch.cat(margins))
+
+    return full_load(layer, score, images=images, candidates=candidates, spread=SPREAD)

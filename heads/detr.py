@@ -82,10 +82,12 @@ class DETROutput(TypedDict):
 
     size: (H, W) pixels of the image that went in.
     answers: after each decoder layer, and before them the proposals if there are; in eval mode the last alone.
+    proposals: with two stages, of all N tokens as queries; else None.
     """
 
     size: tuple[int, int]
     answers: list[Answer]
+    proposals: Answer | None
 
 
 class _EncoderLayer(nn.Module):
@@ -231,7 +233,24 @@ class DETR(Head):
         cells = centres(h, w, x.device)
         tokens = x.flatten(2).transpose(1, 2)
         answers = self._refine(tokens, cells, (h, w)) if self.two_stage else self._read(tokens, cells, (h, w))
-        return {"size": size, "answers": answers if self.training else answers[-1:]}
+        return {
+            "size": size,
+            "answers": answers if self.training else answers[-1:],
+            "proposals": answers[0] if self.two_stage else None,
+        }
+
+    def smooth(self, raw: Raw) -> tuple[Tensor, ...]:
+        """Logits (B, Q, K + 1) and boxes (B, Q, 4) of the last answer.
+
+        With two stages logits (B, N, K) and boxes (B, N, 4) of the proposals, and the logits (B, Q, K) of the last
+        answer, those of each class in order of size. For the best proposals become queries, best first: of nearly equal
+        ones another comes first or is in, and a query has another token's box, while the set of logits hardly changes.
+        """
+        output: DETROutput = raw
+        last = output["answers"][-1]
+        if output["proposals"] is None:
+            return last
+        return *output["proposals"], last.logits.sort(dim=1).values
 
     def _read(self, tokens: Float[Tensor, "B N D"], cells: Float[Tensor, "N 2"], grid: tuple[int, int]) -> list[Answer]:
         """The published way: learned positions ask, and each layer's answer stands for itself."""

@@ -106,6 +106,11 @@ class EoMT(TokenHead):
         classes, masks = zip(*answers, strict=True)
         return {"classes": torch.stack(classes), "masks": torch.stack(masks)}
 
+    def smooth(self, raw: Raw) -> tuple[Tensor, ...]:
+        """Class and mask logits of the last answer, (B, Q, K + 1) and (B, Q, h, w)."""
+        output: EoMTOutput = raw
+        return output["classes"][-1], output["masks"][-1]
+
     def answer(
         self, tokens: Float[Tensor, "B N D"], grid: tuple[int, int]
     ) -> tuple[Float[Tensor, "B Q _"], Float[Tensor, "B Q h w"]]:

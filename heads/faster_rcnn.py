@@ -4,6 +4,7 @@ Ren et al. 2015 (arXiv 1506.01497) on a feature pyramid (Lin et al. 2017, arXiv 
 its RPN, matching, sampling, losses, box head and selection of detections.
 """
 
+import math
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import NamedTuple, cast
@@ -15,7 +16,7 @@ from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
 from torchvision.models.detection.roi_heads import RoIHeads, fastrcnn_loss
 from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead, concat_box_prediction_layers
-from torchvision.ops import box_iou
+from torchvision.ops import box_iou, clip_boxes_to_image
 
 from backbones.contract import Features, Level
 from heads import detection
@@ -56,6 +57,12 @@ CATALOGUE = {
 CELLS = 7
 """Of a side of what is pooled for the box head."""
 
+SPREAD = 0.5
+"""Deviation of the logits of a class that `FasterRCNN.full_load` goes for, where there are few classes."""
+
+SMALL = 1e-2
+"""Pixels of a side below which torchvision's selection drops a box before NMS."""
+
 OVERLAP = 0.5
 """IoU from which a proposal is of an object."""
 
@@ -83,6 +90,7 @@ class Detected(NamedTuple):
     size: (H, W) pixels of the image that went in.
     boxes: xyxy in pixels of that image, float32. labels: 0..K-1. scores: 0..1.
     masks: of Mask R-CNN, probabilities on a grid of cells that covers the box.
+    objectness, deltas: of the first stage, see `Proposing`; None where nothing ran.
     """
 
     size: tuple[int, int]
@@ -90,6 +98,8 @@ class Detected(NamedTuple):
     labels: list[Int[Tensor, " _"]]
     scores: list[Float[Tensor, " _"]]
     masks: list[Float[Tensor, "_ _ _"]] | None = None
+    objectness: Float[Tensor, "B N"] | None = None
+    deltas: Float[Tensor, "B N 4"] | None = None
 
 
 @dataclass(frozen=True)
@@ -225,13 +235,17 @@ class FasterRCNN(Head):
 
     def forward(self, features: Features, size: tuple[int, int]) -> Proposing | Detected:
         """Raw outputs for maps of an image of ``size`` (H, W) pixels: of the first stage in training, else of both."""
+        first = self.first_stage(features, size)
+        return first if self.training else self.detect(first)
+
+    def first_stage(self, features: Features, size: tuple[int, int]) -> Proposing:
+        """The pyramid, and what the first stage says of its anchors."""
         maps = self.pyramid(features, size)
         objectness, deltas = concat_box_prediction_layers(*self.rpn.head(list(maps)))
         images = len(maps[0])
-        first = Proposing(
+        return Proposing(
             size, maps, objectness.reshape(images, -1), deltas.reshape(images, -1, 4), _autocast(maps[0].device)
         )
-        return first if self.training else self.detect(first)
 
     def anchors(self, size: tuple[int, int], device: torch.device) -> list[Float[Tensor, "_ 4"]]:
         """The anchors of each level, three a cell, xyxy in pixels of the input."""
@@ -276,10 +290,12 @@ class FasterRCNN(Head):
             proposals = [first.deltas.new_empty(min(self.proposals, first.deltas.shape[1]), 4)] * images
             self.classify(first, proposals)
             found = [first.deltas.new_empty(self.roi_heads.detections_per_img, 4)] * images
-            return Detected(first.size, found, [one[:, 0].long() for one in found], [one[:, 0] for one in found])
-        proposals = self.propose(first)
-        logits, deltas = self.classify(first, proposals)
-        return self.select(first.size, logits, deltas, proposals)
+            selected = Detected(first.size, found, [one[:, 0].long() for one in found], [one[:, 0] for one in found])
+        else:
+            proposals = self.propose(first)
+            logits, deltas = self.classify(first, proposals)
+            selected = self.select(first.size, logits, deltas, proposals)
+        return selected._replace(objectness=first.objectness, deltas=first.deltas)
 
     @detection.uncompiled
     def select(
@@ -294,6 +310,47 @@ class FasterRCNN(Head):
             logits, deltas, proposals, [size] * len(proposals)
         )
         return Detected(size, boxes, [one - 1 for one in labels], scores)
+
+    def smooth(self, raw: Raw) -> tuple[Tensor, ...]:
+        """Objectness (B, N) and deltas (B, N, 4) of the first stage; all that follows is chosen by its NMS."""
+        first: Proposing | Detected = raw
+        if first.objectness is None or first.deltas is None:
+            raise ValueError(f"these detections are not from the forward pass of a {type(self).__name__}")
+        return first.objectness, first.deltas
+
+    @torch.inference_mode()
+    def full_load(self, features: Features, size: tuple[int, int], candidates: int) -> int:
+        """See `Head.full_load`; candidates are pairs of proposal and class that go into the NMS of the second stage.
+
+        The first stage needs no such help: it has no threshold, and its best ``proposals`` anchors always go into its
+        NMS, or all where there are fewer. What the second stage looks at is what that leaves. Here the bias of the
+        background is shifted. A pair that would not pass the score threshold without any background can be no
+        candidate, so that there are fewer than 1 / threshold (20) of a proposal.
+        """
+        first = self.first_stage(features, size)
+        proposals = self.propose(first)
+        hidden = self.roi_heads.box_head(self.pool(first, proposals, CELLS))
+        threshold = self.roi_heads.score_thresh
+
+        def score() -> detection.Scores:
+            raw, deltas = self.roi_heads.box_predictor(hidden)
+            logits = raw.float()
+            boxes = clip_boxes_to_image(self.roi_heads.box_coder.decode(deltas.float(), proposals), size)[:, 1:]
+            share = logits[:, 1:].softmax(dim=1)  # among the classes, without the background
+            possible = (share > threshold) & (boxes[..., 2:] - boxes[..., :2] >= SMALL).all(dim=2)
+            # score > threshold <=> exp(background) < sum of exp(classes) x (share / threshold - 1)
+            limit = logits[:, 1:].logsumexp(dim=1, keepdim=True) + (share / threshold - 1).log()
+            return detection.Scores([raw], torch.where(possible, limit - logits[:, :1], -torch.inf).flatten())
+
+        return detection.full_load(
+            self.roi_heads.box_predictor.cls_score,
+            score,
+            images=len(proposals),
+            candidates=candidates,
+            # Equal classes are all over the threshold, or of 20 and more none is. The second need a wider spread.
+            spread=SPREAD + math.log(max(1.0, self.classes * threshold)),
+            background=True,
+        )
 
     def sample(self, first: Proposing, truths: list[dict[str, Tensor]]) -> list[Samples]:
         """Places that the second stage learns from: proposals and the objects themselves, at most a quarter objects."""

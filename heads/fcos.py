@@ -5,7 +5,7 @@ sampling, scale ranges), losses (focal, GIoU, centre-ness) and selection of dete
 """
 
 from functools import partial
-from typing import TypedDict
+from typing import TypedDict, cast
 
 import torch
 from jaxtyping import Float
@@ -44,6 +44,9 @@ CATALOGUE = {
 
 GROUP = 8
 """Channels a group of a GroupNorm: the 32 groups of 256 channels that are published, kept for narrower heads."""
+
+REACH = 4.0
+"""Strides from a location to a side, for `FCOS.full_load`: a level's objects begin where the farthest is at as many."""
 
 NOWHERE = -30.0
 """A logit whose focal loss as background is below the last digit of a float32."""
@@ -179,6 +182,35 @@ class FCOS(Head):
             [len(level) for level in squares],
         )
         return torch.stack(list(losses.values())).sum()
+
+    def full_load(self, features: Features, size: tuple[int, int], candidates: int) -> int:
+        """See `Head.full_load`; candidates are pairs of location and class, at most torchvision's 1000 of a level.
+
+        The score of a pair rises with its logit, however little centred the location is, so that one shift of all
+        logits does. A location whose centre-ness alone is below the square of the threshold never is a candidate.
+
+        Sides at a mean distance under `REACH` are moved there, by the bias of the distances: the boxes of random
+        weights, two strides wide, overlap too little for NMS to drop any.
+        """
+        towers = cast("_Towers", self.detector.head)
+        with torch.inference_mode():  # in which weights can be written that were made in it, and all others too
+            missing = REACH - self(features, size)["regression"].float().mean()
+            towers.regression_head.get_parameter("bbox_reg.bias").add_(missing.clamp(min=0))
+        counts = [len(level) for level in self.anchors(size, features[0].device)]
+
+        def levels() -> list[tuple[Tensor, Tensor]]:
+            raw = self(features, size)
+            least = self.detector.score_thresh**2 / raw["centerness"].float().sigmoid()
+            needed = torch.where(least < 1, least, torch.nan).logit().nan_to_num(torch.inf)
+            return list(zip(raw["logits"].split(counts, dim=1), needed.split(counts, dim=1), strict=True))
+
+        return detection.dense_load(
+            towers.classification_head.cls_logits,
+            levels,
+            most=self.detector.topk_candidates,
+            images=len(features[0]),
+            candidates=candidates,
+        )
 
     @torch.no_grad()
     def decode(self, raw: Raw, size: tuple[int, int]) -> list[Boxes]:

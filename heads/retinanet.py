@@ -172,6 +172,22 @@ class RetinaNet(Head):
         )
         return torch.stack(list(losses.values())).sum()
 
+    def full_load(self, features: Features, size: tuple[int, int], candidates: int) -> int:
+        """See `Head.full_load`; candidates are pairs of anchor and class, at most torchvision's 1000 of a level."""
+        counts = [len(level) for level in self.anchors(size, features[0].device)]
+        needed = torch.tensor(self.detector.score_thresh, device=features[0].device).logit()
+
+        def levels() -> list[tuple[Tensor, Tensor]]:
+            return [(level, needed) for level in self(features, size)["logits"].split(counts, dim=1)]
+
+        return detection.dense_load(
+            self.detector.head.classification_head.cls_logits,
+            levels,
+            most=self.detector.topk_candidates,
+            images=len(features[0]),
+            candidates=candidates,
+        )
+
     @torch.no_grad()
     def decode(self, raw: Raw, size: tuple[int, int]) -> list[Boxes]:
         """The best boxes of each image in pixels of ``size`` (H, W), float32, scores falling."""

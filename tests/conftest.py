@@ -3,6 +3,10 @@
 import os
 
 import pytest
+from jaxtyping import install_import_hook
+
+# Shapes in signatures are checked while tests run, and only then: `pytest bench` must not time the checks.
+install_import_hook(["backbones", "heads", "bench.metrics", "bench.training"], "beartype.beartype")
 
 # Before torch is imported: the tests' tensors are tiny, and more threads only wait for one another.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -11,3 +15,12 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Quick tests first: a mistake shows in seconds."""
     items.sort(key=lambda item: item.get_closest_marker("slow") is not None)
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Tests of a GPU are skipped where there is none."""
+    if item.get_closest_marker("gpu") is not None:
+        import torch
+
+        if not torch.accelerator.is_available():
+            pytest.skip(f"needs a GPU, and torch {torch.__version__} sees none on this machine")

@@ -79,7 +79,8 @@ class Group:
                 return
 
     def _prepare_anchors(self) -> None:
-        while self.members and self._room() and len(self.anchors) < 2:
+        crowded = any(worker.job.key in self.alone for worker in self.members)
+        while self.members and not crowded and self._room() and len(self.anchors) < 2:
             worker = self.workers.start(self.anchor, self.anchor.cell.threads)
             for _ in self.workers.until_turn(worker):
                 pass

@@ -22,7 +22,8 @@ class Worker:
     """One job's process.
 
     active_s: seconds that it has had the machine, waiting for turns apart, up to ``since``.
-    waiting: for its next turn. free: share of its device's memory that was free when it had loaded its model.
+    waiting: for its next turn. turns: that it has had. free: share of its device's memory that was free when it had
+    loaded its model.
     """
 
     job: Job
@@ -32,6 +33,7 @@ class Worker:
     since: float
     active_s: float = 0.0
     waiting: bool = False
+    turns: int = 0
     free: float = 1.0
 
     def wall_s(self) -> float:
@@ -40,7 +42,7 @@ class Worker:
 
     def grant(self, index: int, workers: int) -> None:
         """Let it have the turn it waits for: ``index`` of the round, and workers that hold a model."""
-        self.waiting, self.since = False, time.monotonic()
+        self.waiting, self.since, self.turns = False, time.monotonic(), self.turns + 1
         with contextlib.suppress(OSError):  # it died while it waited; whoever reads from it finds out
             self.connection.send((index, workers))
 

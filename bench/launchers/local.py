@@ -65,6 +65,8 @@ def _side_by_side(jobs: Sequence[Job], workers: Workers) -> Iterator[Event]:
             yield Started(job)
         for one in tuple(workers.running):
             yield from workers.events(one)
+            if one.waiting:  # nobody takes turns with it
+                one.grant(one.turns, 1)
         if workers.running:
             workers.wait()
 

@@ -57,6 +57,46 @@ def chatters(context):
     raise ValueError("after much noise")
 
 
+def takes_turns(context, rounds=8):
+    """Eight rounds of a made-up drift; who had which turn is appended to a file."""
+    from bench.measure import Outcome
+
+    series, indices = [], []
+    for turn in context.turns():
+        with (context.cache / "turns").open("a") as file:
+            file.write(f"{turn.index} {turn.workers} {os.getpid()}\n")
+        series += [10.0 + turn.index, 12.0 + turn.index]
+        indices += [turn.index] * 2
+        if turn.index == rounds - 1:
+            break
+    return Outcome({"x_ms": 1.0}, {"x_ms": series, "x_ms_round": indices})
+
+
+def wants_all_memory(context):
+    """Runs out of it beside others."""
+    for turn in context.turns():
+        if turn.workers > 1:
+            raise MemoryError("no room")
+        break
+    return takes_turns(context)
+
+
+def dies_in_its_turn(context):
+    for turn in context.turns():
+        if turn.index == 2:
+            killed(context)
+
+
+def hangs_in_its_turn(context):
+    for turn in context.turns():
+        if turn.index == 1:
+            hangs(context)
+
+
+def refuses(context):
+    unsupported(context)
+
+
 # name -> (status that it must get, what its reason must say)
 WAYS = {
     "raises": ("error", "KeyError: 'lost'"),
@@ -77,8 +117,8 @@ def work(job, settings, threads, connection):
     from bench.measure import Outcome
 
     def measure(cell, context):
-        globals()[job.measure.name](context)
-        return Outcome({"x": 1.0})
+        found = globals()[job.measure.name](context)
+        return Outcome({"x": 1.0}) if found is None else found
 
     with (
         mock.patch.object(worker, "import_module", return_value=SimpleNamespace(measure=measure)),

@@ -16,7 +16,7 @@ from tests.bench.test_local import job
 
 
 class FakeDevice:
-    """A device with a queue of its own: a call queues ``ms`` of work, and an event is reached after what is before it."""
+    """A call queues ``ms`` of work, and an event is reached when what was queued before it is done."""
 
     def __init__(self, ms):
         self.ms, self.now, self.waited, self.log = itertools.cycle(ms), 0.0, 0, []

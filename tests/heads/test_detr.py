@@ -49,7 +49,8 @@ def said(boxes: list[tuple[float, float, float, float]], logits: Tensor) -> DETR
     """Raw output of one layer and one image of 100 x 200 px; boxes xyxy in pixels."""
     x1, y1, x2, y2 = torch.tensor(boxes).unbind(1)
     relative = torch.stack([(x1 + x2) / 400, (y1 + y2) / 200, (x2 - x1) / 200, (y2 - y1) / 100], dim=1)
-    return {"size": (100, 200), "answers": [Answer(logits[None].requires_grad_(), relative[None].requires_grad_())]}
+    answer = Answer(logits[None].requires_grad_(), relative[None].requires_grad_())
+    return {"size": (100, 200), "answers": [answer], "proposals": None}
 
 
 def sure(labels: list[int], *, two_stage: bool) -> Tensor:
@@ -84,8 +85,14 @@ def test_every_layer_answers_in_training_and_the_last_in_inference(two_stage: bo
     assert counts == ([24, 6, 6] if two_stage else [6, 6])
     assert raw["answers"][0].logits.shape[2] == (CLASSES if two_stage else CLASSES + 1)
     head.eval()
-    (last,) = head(maps(batch=2), SIZE)["answers"]
+    raw = head(maps(batch=2), SIZE)
+    (last,) = raw["answers"]
     assert last.boxes.shape == (2, 6, 4)
+    if two_stage:
+        assert raw["proposals"] is not None
+        assert raw["proposals"].boxes.shape == (2, 24, 4)
+    else:
+        assert raw["proposals"] is None
 
 
 def test_fewer_cells_than_queries_are_enough() -> None:
