@@ -17,6 +17,8 @@ class Traffic(TorchDispatchMode):
     nothing and are not counted. A compiler merges what lies between matrix products and convolutions into them; with
     ``fused`` only those are counted, which is the least that is left.
 
+    Count under ``torch.no_grad()``: in inference mode linear layers and attention come as one operation that is several.
+
     Attributes:
         operations: counted so far.
         bytes: read and written by them.
@@ -37,7 +39,7 @@ class Traffic(TorchDispatchMode):
     ) -> Any:
         kwargs = kwargs or {}
         result = func(*args, **kwargs)
-        if self.fused and getattr(func, "overloadpacket", func) not in flop_registry:
+        if self.fused and not _heavy(func):
             return result
         read = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
         written = [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
@@ -48,6 +50,12 @@ class Traffic(TorchDispatchMode):
         self.operations += 1
         self.bytes += sum(tensor.numel() * tensor.element_size() for tensor in (*read, *written))
         return result
+
+
+def _heavy(func: Callable[..., Any]) -> bool:
+    """Whether it is a product, a convolution or attention."""
+    packet = getattr(func, "overloadpacket", func)
+    return packet in flop_registry or "scaled_dot_product" in str(packet)  # the CPU's kernels are in no registry
 
 
 def _place(tensor: Tensor) -> tuple[torch.device, int]:

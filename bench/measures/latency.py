@@ -67,9 +67,9 @@ def measure(cell: Cell, context: Context) -> Outcome:
     (``deviation``, relative L2).
     """
     ready = artifact.prepare(cell, context)
+    with torch.no_grad(), Traffic(fused=cell.compile != "none") as traffic:
+        ready.net(ready.image)
     with torch.inference_mode():
-        with Traffic(fused=cell.compile != "none") as traffic:
-            ready.net(ready.image)
         rounds = Rounds("latency", ready.forward, ready.parts(cell), clock_of(ready.device), cell, context)
         rounds.take()
     values: dict[str, Value] = {

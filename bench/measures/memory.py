@@ -1,19 +1,20 @@
-"""Peak memory of inference above what the model and its input already hold."""
+"""Peak memory of inference above the model and its input: of tensors, exactly, and of the whole process."""
 
-import ctypes
-import gc
-from pathlib import Path
+from collections.abc import Callable
+from itertools import chain
+from typing import Any
 
 import torch
 
-from bench import dataset, model
-from bench.catalogue import get
+from bench import artifact, modes
+from bench.artifact import Artifact
 from bench.cell import Cell
-from bench.measure import Context, Outcome
+from bench.measure import Context, Outcome, Value
+from bench.storage import MIB, allocated_peak, device_process_bytes, live_peak, resident_peak
 
 CATALOGUE = {
     "memory": {
-        "version": 2,
+        "version": 3,
         "fields": [
             "backbone",
             "patch",
@@ -28,71 +29,85 @@ CATALOGUE = {
             "attention",
             "device",
             "threads",
-            "phase",
             "window",
             "padding",
+            "memory_format",
         ],
         "exclusive": True,
-        "seconds": 0.8,
+        "seconds": 1.5,
         "columns": [
-            {"name": "peak_mib", "unit": "MiB", "title": "peak memory", "better": "lower", "digits": 0},
+            {"name": "peak_mib", "unit": "MiB", "title": "peak memory", "better": "lower", "digits": 1},
+            {"name": "end_to_end_peak_mib", "unit": "MiB", "title": "end to end", "better": "lower", "digits": 1},
+            {"name": "process_mib", "unit": "MiB", "title": "process", "better": "lower", "digits": 0},
             {"name": "reserved_mib", "unit": "MiB", "title": "reserved", "better": "lower", "digits": 0},
             {"name": "weights_mib", "unit": "MiB", "title": "weights", "better": "lower", "digits": 1},
         ],
     }
 }
 
-MIB = 2**20
 PASSES = 2
 
 
 def measure(cell: Cell, context: Context) -> Outcome:
-    """Peak of two forward passes above the memory that stands before them (weights, input, libraries).
+    """Memory at the peak of a forward pass, and of image to prediction, above weights and input; after a warm pass.
 
-    CPU: the high-water mark of this process's resident memory, which Linux resets on request; it is physical memory,
-    kernel scratch included, and varies by some MiB from process to process. CUDA: peak allocated above the baseline,
-    and peak reserved (the allocator's whole pool, weights included).
+    CPU: bytes of tensor storage alive at a time, which repeats exactly and leaves out scratch inside kernels; unknown
+    for a compiled model, for its graph allocates out of sight. ``process``: growth of the process's physical memory
+    over two forward passes (high-water mark), scratch included, some MiB give or take.
+
+    CUDA: peak allocated above the baseline; of a CUDA graph, while it is recorded, cuBLAS workspaces of the recording
+    included; unknown under max-autotune, whose graphs keep their memory to themselves. ``process``: what the driver
+    says the whole process has after the passes, context and kernels included (unknown where it does not tell).
+    ``reserved``: the allocator's whole pool at the peak of the forward pass, weights included.
     """
-    device = model.device_of(cell)
-    task = get("heads", cell.head).facts["task"]
-    data = dataset.load(cell.dataset, task=task, root=context.root, cache=context.cache, split="train")
-    net = model.for_inference(model.of_cell(cell, len(data.classes)), cell, device)
-    image = model.noise(cell, device)
-    weights = sum(tensor.numel() * tensor.element_size() for tensor in net.state_dict().values()) / MIB
-    step = torch.compile(net) if cell.compile != "none" else net
+    ready = artifact.prepare(cell, context)
+    context.report("peak memory", 0, 1)
+    weights = sum(t.numel() * t.element_size() for t in chain(ready.net.parameters(), ready.net.buffers()))
     with torch.inference_mode():
-        # The first pass pages in the libraries' code, makes their workspaces, and compiles: none of it is the model's.
-        step(image)
-        if device.type == "cpu":
-            baseline = _reset_high_water()
-            for _ in range(PASSES):
-                step(image)
-            peak, reserved = (_status_kib("VmHWM") - baseline) / 1024, None
-        else:
-            model.synchronize(device)
-            torch.accelerator.reset_peak_memory_stats(device)
-            before = torch.accelerator.memory_allocated(device)
-            for _ in range(PASSES):
-                step(image)
-            model.synchronize(device)
-            peak = (torch.accelerator.max_memory_allocated(device) - before) / MIB
-            reserved = torch.accelerator.max_memory_reserved(device) / MIB
-    return Outcome({"peak_mib": peak, "reserved_mib": reserved, "weights_mib": weights})
+        found = _on_cpu(ready, cell) if ready.device.type == "cpu" else _on_device(ready, cell)
+    return Outcome({**{name: _mib(size) for name, size in found.items()}, "weights_mib": weights / MIB})
 
 
-def _reset_high_water() -> int:
-    """Give free heap back to the system, then make the high-water mark the present size; that size in KiB.
+def _on_cpu(ready: Artifact, cell: Cell) -> dict[str, int | None]:
+    process = resident_peak(lambda: _passes(ready))
+    known = cell.compile == "none"
+    return {
+        "peak_mib": live_peak(ready.forward) if known else None,
+        "end_to_end_peak_mib": live_peak(_end_to_end(ready, cell)) if known else None,
+        "process_mib": process,
+        "reserved_mib": None,
+    }
 
-    Without the first step the pass would reuse what building the model left behind, and look smaller than it is.
-    """
-    gc.collect()
-    ctypes.CDLL(None).malloc_trim(0)
-    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
-    return _status_kib("VmRSS")
+
+def _passes(ready: Artifact) -> None:
+    for _ in range(PASSES):
+        ready.forward()
 
 
-def _status_kib(name: str) -> int:
-    for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
-        if line.startswith(name + ":"):
-            return int(line.split()[1])
-    raise OSError(f"/proc/self/status has no {name}; peak memory on a CPU needs Linux")
+def _on_device(ready: Artifact, cell: Cell) -> dict[str, int | None]:
+    _record_anew(ready, cell)
+    peak, reserved = allocated_peak(ready.forward, ready.device)
+    process = device_process_bytes(ready.device)
+    _record_anew(ready, cell)
+    end_to_end, _ = allocated_peak(_end_to_end(ready, cell), ready.device)
+    known = cell.compile != "max-autotune"
+    return {
+        "peak_mib": peak if known else None,
+        "end_to_end_peak_mib": end_to_end if known else None,
+        "process_mib": process,
+        "reserved_mib": reserved,
+    }
+
+
+def _end_to_end(ready: Artifact, cell: Cell) -> Callable[[], Any]:
+    return lambda: ready.net.decode(ready.forward(), cell.size)
+
+
+def _record_anew(ready: Artifact, cell: Cell) -> None:
+    """Drop a CUDA graph, so that the next pass records one: replaying it allocates nothing."""
+    if cell.compile == "cudagraph":
+        ready.run = modes.in_mode(ready.net, cell, ready.device)
+
+
+def _mib(size: int | None) -> Value:
+    return None if size is None else size / MIB

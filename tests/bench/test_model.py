@@ -5,7 +5,7 @@ import bench
 from backbones.contract import Unsupported
 from bench import model
 from bench.errors import UserError
-from bench.measures import latency, memory
+from bench.measures import latency
 from tests.bench.test_local import job
 
 
@@ -64,13 +64,3 @@ def test_latency_keeps_its_promises_on_the_number_of_passes():
     seconds = latency._passes(calls.append, torch.zeros(1), torch.device("cpu"), budget_s=0.0, least=7)
     assert len(seconds) == len(calls) == 7
     assert len(latency._passes(calls.append, torch.zeros(1), torch.device("cpu"), budget_s=9e9, least=1, most=20)) == 20
-
-
-def test_the_high_water_mark_follows_what_is_touched():
-    """64 MiB touched are seen, and given back they do not count for the next one."""
-    for mebibytes in (64, 16):
-        baseline = memory._reset_high_water()
-        block = torch.ones(mebibytes << 18)
-        peak = (memory._status_kib("VmHWM") - baseline) / 1024
-        del block
-        assert mebibytes * 0.95 < peak < mebibytes + 12
