@@ -1,6 +1,7 @@
 """``densebench run``: a matrix becomes records; what the store already has is not measured again."""
 
 import os
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import closing
 from dataclasses import dataclass, replace
@@ -9,7 +10,7 @@ from pathlib import Path
 from bench import catalogue, dataset, recipe, weights
 from bench.cell import FIELDS, IN_TITLE, Cell
 from bench.environment import Environment, as_json
-from bench.launchers.contract import Event, Finished, Job, Settings
+from bench.launchers.contract import Event, Finished, Job, Settings, anchor_digest
 from bench.matrix import Matrix
 from bench.measure import Measure, measures
 from bench.record import SETTLED, Record, question
@@ -136,6 +137,7 @@ def run(
                     show(event)
             jobs = [planned.job for planned in plan.todo if not planned.refused]
             if jobs:
+                settings = replace(settings, anchors=_anchors(jobs, _answers(store, plan.environment)))
                 with closing(catalogue.get("launchers", launcher).load().launch(jobs, settings)) as events:
                     for event in events:
                         if isinstance(event, Finished):
@@ -175,6 +177,34 @@ def _answers(store: Store, environment: Environment) -> dict[str, Record]:
         if before is None or before.status not in SETTLED or record.status in SETTLED:
             answers[record.key] = record
     return answers
+
+
+def _anchors(jobs: Iterable[Job], answers: Mapping[str, Record]) -> dict[tuple[str, str], Job]:
+    """For each interleaved measure and device: the job that most of the machine's records were anchored to.
+
+    With it as anchor again, what is timed today is tied to what was timed before (`bench.claims`).
+    """
+    found: dict[tuple[str, str], Job] = {}
+    for job in jobs:
+        kind = job.measure.name, job.cell.device
+        if not job.measure.interleaved or kind in found:
+            continue
+        alike = [
+            record
+            for record in answers.values()
+            if (record.measure, record.version, record.fields.get("device")) == (kind[0], job.measure.version, kind[1])
+            and record.status == "ok"
+        ]
+        used = Counter(record.values["anchor"] for record in alike if isinstance(record.values.get("anchor"), str))
+        for digest, _ in used.most_common():
+            record = next((one for one in alike if anchor_digest(one.key) == digest), None)
+            # Of a data set on disk only the folder that is named now is known.
+            embedded = record is not None and not catalogue.dataset(record.fields["dataset"]).facts["root"]
+            if record is not None and (embedded or record.fields["dataset"] == job.cell.dataset):
+                cell = replace(job.cell, **record.fields)
+                found[kind] = replace(job, cell=cell, key=record.key, root=None if embedded else job.root)
+                break
+    return found
 
 
 _CHECKED: dict[tuple[str, str, Path | None], str] = {}

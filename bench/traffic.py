@@ -17,7 +17,7 @@ class Traffic(TorchDispatchMode):
     nothing and are not counted. A compiler merges what lies between matrix products and convolutions into them; with
     ``fused`` only those are counted, which is the least that is left.
 
-    Count under ``torch.no_grad()``: in inference mode linear layers and attention come as one operation that is several.
+    Count under ``torch.no_grad()``: in inference mode a linear layer comes as one operation that is several.
 
     Attributes:
         operations: counted so far.

@@ -1,6 +1,5 @@
 """Cells that are measured in rounds: A B C, A B C, ..., each by a process that keeps its model loaded."""
 
-import hashlib
 import os
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -9,7 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from bench.launchers._worker import Worker, Workers
-from bench.launchers.contract import Event, Finished, Job, Started
+from bench.launchers.contract import Event, Finished, Job, Started, anchor_digest
 from bench.sampling import noise_floor, rounds_of
 
 FREE = 0.3
@@ -123,7 +122,7 @@ class Group:
         shared = {
             "session": self.session,
             "cells": len(self.members),
-            "anchor": hashlib.sha256(self.anchor.key.encode()).hexdigest()[:12],
+            "anchor": anchor_digest(self.anchor.key),
             self.anchor.measure.floor: None if floor is None else 100 * floor,
         }
         names = ("anchor_ms", "twin_ms")

@@ -7,6 +7,7 @@ rounds, one of them twice, and the events that end them say which ``session`` th
 Closing the generator ends what still runs.
 """
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -45,7 +46,8 @@ class Settings:
     """What holds for all jobs of a run.
 
     cache, pictures: folders. timeout_s: of one job. group: most cells that are interleaved with each other; their
-    records are written together. precision: when an interleaved measure has enough.
+    records are written together. precision: when an interleaved measure has enough. anchors: (measure, device) -> the
+    job that takes part in every group of them; the first job of each where there is none.
     """
 
     cache: Path
@@ -53,6 +55,12 @@ class Settings:
     timeout_s: float
     group: int = 12
     precision: Precision = field(default_factory=Precision)
+    anchors: Mapping[tuple[str, str], Job] = field(default_factory=dict)
+
+
+def anchor_digest(key: str) -> str:
+    """What a record says of the anchor that it was timed beside: a digest of the anchor's key."""
+    return hashlib.sha256(key.encode()).hexdigest()[:12]
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ def launch(jobs: Sequence[Job], settings: Settings) -> Iterator[Event]:
     """
     shared = [job for job in jobs if not job.measure.exclusive]
     workers = Workers(settings)
-    anchors: dict[tuple[str, str], Job] = {}
+    anchors = dict(settings.anchors)
     try:
         yield from _side_by_side([job for job in shared if job.measure.seconds <= QUICK_S], workers)
         for alone, groups in _slices([job for job in jobs if job.measure.exclusive], settings.group):

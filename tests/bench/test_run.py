@@ -9,7 +9,8 @@ from bench import catalogue, matrix, run
 from bench.dataset import Roots
 from bench.environment import describe
 from bench.errors import UserError
-from bench.launchers.contract import Finished, Settings, Started
+from bench.launchers.contract import Finished, Settings, Started, anchor_digest
+from bench.record import Record
 from bench.store import Store
 
 HERE = replace(describe(), id="here", comparable="here", gpus=[], cores=2)
@@ -228,3 +229,23 @@ def test_a_latency_brings_the_limits_of_the_machine_along(question, tmp_path):
     assert sorted(names) == ["latency", "latency", "roof"], "once for the machine, not once a cell"
     roof = next(planned.job for planned in plan.planned if planned.job.measure.name == "roof")
     assert roof.title() == "roof fp32 cpu 2"
+
+
+def test_a_run_is_anchored_to_what_was_timed_before(question, tmp_path, monkeypatch):
+    """Not to its own first cell: so that cells of two runs can be compared."""
+    store = Store(tmp_path / "m")
+    first = question.override({"measure": ["latency"], "backbone": ["swin_pico"]})
+    planned = run.plan(first, HERE, store, Roots()).planned
+    (job,) = (one.job for one in planned if one.job.measure.name == "latency")
+    assert run._anchors([job], {}) == {}
+    fields = job.cell.part(job.measure.fields)
+    record = Record("latency", job.measure.version, fields, {}, HERE.id, "ok", "", {"anchor": anchor_digest(job.key)})
+    assert record.key == job.key
+    second = run.plan(question.override({"measure": ["latency"], "resolution": ["96"]}), HERE, store, Roots())
+    jobs = [one.job for one in second.planned if one.job.measure.name == "latency"]
+    anchors = run._anchors(jobs, {record.key: record})
+    assert {kind: (one.key, one.cell.backbone, one.cell.size) for kind, one in anchors.items()} == {
+        ("latency", "cpu"): (job.key, "swin_pico", (64, 64))
+    }
+    elsewhere = replace(record, values={"anchor": "of another"})
+    assert run._anchors(jobs, {record.key: elsewhere}) == {}, "an anchor that has no record cannot be had again"

@@ -1,6 +1,6 @@
 """Memory of attention against its law: what is measured, beside a closed form that was derived by hand.
 
-``python -m tests.benchmarks.memory_law > results/MACHINE/memory_law.md``; one thread, 1 GiB at most, two minutes.
+``python -m tests.benchmarks.memory_law > results/MACHINE/proof/memory_law.md``; one thread, 1 GiB at most, two minutes.
 
 The peak of a plain vision transformer (Dosovitskiy et al. 2021, arXiv 2010.11929) in evaluation mode, in bytes of
 tensors that are alive at a time. B images of H x W pixels in patches of P are N = H W / P^2 + 1 tokens each (one is the

@@ -1,7 +1,7 @@
 """The table of side-by-side speeds, from what pytest-benchmark saved.
 
 ``pytest tests/benchmarks -k against --benchmark-enable --benchmark-json=FILE -n 0`` and then
-``python -m tests.benchmarks.ratios FILE > results/MACHINE/side_by_side.md``.
+``python -m tests.benchmarks.ratios FILE > results/MACHINE/proof/side_by_side.md``.
 """
 
 import json
