@@ -9,8 +9,9 @@ import re
 import shutil
 import subprocess
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 from bench.catalogue import ROOT
 
@@ -26,7 +27,7 @@ class Environment:
     """Where measurements were made.
 
     id: digest of everything below. comparable: digest of hardware and software without the git state; only records
-    that share it are ever put in one table.
+    that share it are ever put in one table. driver, gpu_memory_gib: of NVIDIA GPUs; empty where there are none.
     """
 
     id: str
@@ -41,6 +42,8 @@ class Environment:
     python: str
     packages: dict[str, str]
     git: str
+    driver: str = ""
+    gpu_memory_gib: list[float] = field(default_factory=list)
 
     def title(self) -> str:
         """One line for a table's heading."""
@@ -57,7 +60,7 @@ class Environment:
 def describe() -> Environment:
     """This machine, now. The git state is that of densebench's own tree, results apart."""
     flags, model = _cpu()
-    facts = {
+    facts: dict[str, Any] = {
         "cpu": model,
         "cores": len(os.sched_getaffinity(0)),
         "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
@@ -68,6 +71,8 @@ def describe() -> Environment:
         "python": platform.python_version(),
         "packages": {name: version for name in _PACKAGES if (version := _version(name))},
     }
+    if known := _gpu_facts():  # left out where there is none, so that a CPU's digest is what it always was
+        facts |= known
     comparable = _digest(facts)
     git = _git()
     return Environment(id=_digest({**facts, "git": git}), comparable=comparable, **facts, git=git)
@@ -113,14 +118,28 @@ def _fast(dtype: str, flags: set[str], wanted: tuple[str, ...]) -> list[str]:
 
 
 def _gpus() -> list[str]:
+    return [line.strip() for line in _ask_gpus("name")]
+
+
+def _gpu_facts() -> dict[str, Any]:
+    """Driver and memory of the GPUs; empty without one."""
+    found = [line.split(",") for line in _ask_gpus("driver_version,memory.total")]
+    sizes = [size.strip() for _, size in found]
+    if not found or not all(size.isdigit() for size in sizes):
+        return {}
+    return {"driver": found[0][0].strip(), "gpu_memory_gib": [round(int(size) / 1024, 1) for size in sizes]}
+
+
+def _ask_gpus(what: str) -> list[str]:
+    """A line of nvidia-smi's answer for each GPU; none without one."""
     if not (tool := shutil.which("nvidia-smi")):
         return []
-    asked = [tool, "--query-gpu=name", "--format=csv,noheader"]
+    asked = [tool, f"--query-gpu={what}", "--format=csv,noheader,nounits"]
     try:
         answer = subprocess.run(asked, capture_output=True, text=True, timeout=20, check=True)
     except (OSError, subprocess.SubprocessError):
         return []
-    return [line.strip() for line in answer.stdout.splitlines() if line.strip()]
+    return [line for line in answer.stdout.splitlines() if line.strip()]
 
 
 def _version(package: str) -> str:

@@ -8,7 +8,7 @@ import pandas as pd
 
 from bench.cell import FIELDS
 from bench.record import Record
-from bench.rows import Part, Row, columns, folders, numbers, read
+from bench.rows import DERIVED, Part, Row, columns, folders, numbers, read
 
 
 def load(results: Path | str) -> pd.DataFrame:
@@ -62,6 +62,8 @@ def _lines(row: Row) -> Iterator[dict[str, Any]]:
                 if record.status == "ok":
                     line |= dict(numbers(record))
                 line |= {f"status_{name}": record.status, f"reason_{name}": record.reason}
+        known = row.values  # noqa: PD011 - no data frame
+        line |= {column.name: known[column.name].mean for column in DERIVED.columns if column.name in known}
         yield line
 
 

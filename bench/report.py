@@ -186,7 +186,7 @@ def _markdown(task: str, tables: Sequence[Table], left_out: Mapping[str, int]) -
         several, fixed = vary(table.rows, OTHERS)
         blocks.append(f"## {_text(table.dataset)}: {_text(table.environment.title())}")
         blocks.append(f"{_text(_stated(fixed))}. Code at {', '.join(table.code)}. {_noise(table)}")
-        blocks += _machine(table)
+        blocks += _machine(table) + _company(table)
         blocks.append(_main(table, several))
         blocks += _per_class(table)
         blocks += _missing(table)
@@ -233,6 +233,32 @@ def _machine(table: Table) -> list[str]:
             where = ", ".join(f"{name} {value}" for name, value in part.fields.items())
             lines.append(f"Limits of this machine ({_text(where)}): {_text(', '.join(found))}.")
     return ["\n".join(f"- {line}" for line in sorted(lines))] if lines else []
+
+
+def _company(table: Table) -> list[str]:
+    """How the rounds of each interleaved measure went: their noise floor, and who else used the machine."""
+    blocks = []
+    for measure in (one for one in measures().values() if one.interleaved):
+        parts = dict.fromkeys(row.parts[measure.name] for row in table.rows if measure.name in row.parts)
+        records = [record for part in parts for record in part.records if "session" in record.values]
+        if not records:
+            continue
+        prefix = measure.floor.removesuffix("noise_floor_pct")
+        known = [floor for one in records if isinstance(floor := one.values.get(measure.floor), int | float)]
+        taken, disturbed = (
+            sum(int(count) for one in records if isinstance(count := one.values.get(f"{prefix}{name}"), int))
+            for name in ("rounds", "disturbed_rounds")
+        )
+        unknown = sorted({str(one.values.get(f"{prefix}unknown_company", "")) for one in records} - {""})
+        floors = f"{min(known):.1f} to {max(known):.1f} %" if known else "?"
+        target = sum(one.values.get(f"{measure.interleaved.removesuffix('_ms')}_ended") == "target" for one in records)
+        blocks.append(
+            f"- {measure.name}: noise floor {floors} over {len({one.values['session'] for one in records})} sessions; "
+            f"{taken} rounds, {disturbed} of them disturbed by others; {target} of {len(records)} cells reached the "
+            f"target, the others used their budget."
+            + (f" Not known here (?): {'; '.join(unknown)}." if unknown else "")
+        )
+    return ["\n".join(blocks)] if blocks else []
 
 
 def _per_class(table: Table) -> list[str]:

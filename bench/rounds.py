@@ -111,6 +111,7 @@ class Rounds:
             **values,
             f"{self.prefix}rounds": len(self.companies),
             f"{self.prefix}disturbed_rounds": len(self.disturbed),
+            f"{self.prefix}unknown_company": ", ".join(self._unknown()),
         }
         kept = list(rounds_of(samples, f"{self.name}_ms").values())
         if len(kept) < ROUNDS:
@@ -141,6 +142,18 @@ class Rounds:
             f"{name}_p90_ms": quantile(samples, 0.9),
             f"{name}_p99_ms": quantile(samples, 0.99),
         }
+
+    def _unknown(self) -> list[str]:
+        """What the system does not tell of the company of this device's rounds."""
+        names = {
+            "others_cores": "load of others",
+            "steal_cores": "hypervisor's share",
+            "throttled": "throttling",
+            "clock_mhz": "clock",
+        }
+        if self.cell.device != "cpu":
+            names["gpu_processes"] = "processes on the GPU"
+        return [text for name, text in names.items() if any(getattr(one, name) is None for one in self.companies)]
 
     def samples(self) -> dict[str, list[float]]:
         """Raw samples: each series, the rounds of the main one, the disturbed rounds, and each round's company."""

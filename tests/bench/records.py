@@ -38,6 +38,7 @@ _FIELDS = {
     "complexity": _STATIC,
     "latency": _TIMED,
     "memory": _TIMED,
+    "turns": _TIMED,
 }
 _COLUMNS: dict[str, list[dict[str, Any]]] = {
     "accuracy": [
@@ -55,14 +56,21 @@ _COLUMNS: dict[str, list[dict[str, Any]]] = {
         {"name": "images_per_s", "unit": "1/s", "title": "images/s", "better": "higher", "digits": 1},
     ],
     "memory": [{"name": "peak_mib", "unit": "MiB", "title": "peak memory", "better": "lower", "digits": 0}],
+    "turns": [
+        {"name": "turn_ms", "unit": "ms", "title": "turn", "better": "lower", "digits": 1},
+        {"name": "turn_ci_pct", "unit": "%", "title": "CI", "better": "lower", "digits": 1},
+        {"name": "part_ms", "unit": "ms", "title": "part", "better": "lower", "digits": 1},
+        {"name": "noise_floor_pct", "unit": "%", "title": "floor", "table": False},
+    ],
 }
+_INTERLEAVED = {"turns": "turn_ms"}
 _HEADS = {"linear": "segmentation", "upernet": "segmentation", "fcos": "detection"}
 
 
 def make(measure: str, status: str = "ok", environment: str = "here", **given: Any) -> Record:
     """A record of a measure at `CELL`; what is given replaces fields of the cell, or is a value."""
     cell = CELL | {name: given.pop(name) for name in list(given) if name in CELL}
-    others = {name: given.pop(name) for name in ("inputs", "reason", "version") if name in given}
+    others = {name: given.pop(name) for name in ("inputs", "reason", "version", "samples") if name in given}
     return Record(
         measure=measure,
         fields={name: cell[name] for name in _FIELDS.get(measure, _STATIC)},
@@ -139,6 +147,8 @@ def small_catalogue(folder: Path) -> Iterator[None]:
     (folder / "heads" / "some.py").write_text(f'"""Heads."""\nCATALOGUE = {heads!r}\n', encoding="utf-8")
     for name, columns in _COLUMNS.items():
         facts = {"version": 1, "fields": _FIELDS[name], "exclusive": False, "seconds": 1.0, "columns": columns}
+        if name in _INTERLEAVED:
+            facts["interleaved"] = _INTERLEAVED[name]
         text = f'"""What {name} means."""\nCATALOGUE = { ({name: facts})!r}\n'
         (folder / "measures" / f"{name}.py").write_text(text, encoding="utf-8")
     with pytest.MonkeyPatch.context() as patch:

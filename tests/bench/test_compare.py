@@ -10,6 +10,7 @@ from rich.console import Console
 
 from bench.compare import compare, pareto
 from bench.errors import UserError
+from bench.record import Record
 from tests.bench.records import environment, make, matrix, write
 
 pytestmark = pytest.mark.usefixtures("known")
@@ -155,3 +156,62 @@ def test_a_class_that_no_row_has_is_named_with_those_there_are(tmp_path: Path) -
         compare(tmp_path, value="miou[ring]")
     (section,) = compare(tmp_path, value="class_iou[ring]").sections
     assert [point.value.mean for point in section.points] == [5.0]
+
+
+def _turn(name: str, cost: float, floor: float | None = 2.0, session: str = "s", part: float = 1.0) -> Record:
+    """Twelve rounds of a drifting machine; costs scatter by a tenth of a per cent."""
+    series = [cost * (1 + index / 10) * (1 + (index * 7 % 5 - 2) / 1000) for index in range(12)]
+    samples = {"turn_ms": series, "turn_ms_round": [float(index) for index in range(12)]}
+    values = {"turn_ms": cost, "turn_ci_pct": 0.4, "part_ms": part, "noise_floor_pct": floor, "session": session}
+    return make("turns", backbone=name, samples=samples, **values)
+
+
+def test_costs_within_the_noise_floor_share_a_rank_and_decide_nothing(tmp_path: Path) -> None:
+    found = {"a": (10.0, 20.0), "b": (10.1, 30.0), "c": (11.0, 29.0), "d": (14.0, 40.0)}
+    records = [_turn(name, cost) for name, (cost, _) in found.items()]
+    records += [make("accuracy", backbone=name, miou=value) for name, (_, value) in found.items()]
+    write(tmp_path / "results" / "box", records)
+    comparison = compare(tmp_path / "results", cost="turn_ms")
+    (section,) = comparison.as_json()
+    ranks = [(row["fields"]["backbone"], row["cost_rank"], row["cost_tied"]) for row in section["rows"]]
+    assert ranks == [("a", 1, True), ("b", 1, True), ("c", 3, False), ("d", 4, False)]
+    assert section["noise_floor_pct"] == 2.0
+    assert [row["cost_margin_pct"] for row in section["rows"]] == [0.4] * 4
+    # b beats c by more than the floor; nothing that may be claimed keeps a off the front, and it is on it anyway.
+    assert [(row["pareto"], row["near"]) for row in section["rows"]] == [
+        (True, False),
+        (True, False),
+        (False, False),
+        (True, False),
+    ]
+    out = Console(file=io.StringIO(), width=140)
+    out.print(comparison.render())
+    assert "10.1 ± 0.4 %" in out.file.getvalue()
+    said = " ".join(out.file.getvalue().split())
+    assert "no difference may be claimed (noise floor of the sessions: 2.0 %)" in said
+
+
+def test_a_row_that_is_beaten_by_less_than_the_floor_is_near(tmp_path: Path) -> None:
+    records = [_turn("a", 10.0), _turn("b", 10.1), make("accuracy", backbone="a", miou=30.0)]
+    records.append(make("accuracy", backbone="b", miou=29.0))
+    write(tmp_path / "results" / "box", records)
+    (section,) = compare(tmp_path / "results", cost="turn_ms").as_json()
+    assert [(row["pareto"], row["near"]) for row in section["rows"]] == [(True, False), (False, True)]
+
+
+@pytest.mark.parametrize(("floor", "session"), [(None, "s"), (2.0, "another")])
+def test_without_a_floor_or_a_tie_nothing_is_claimed(tmp_path: Path, floor: float | None, session: str) -> None:
+    records = [_turn("a", 10.0), _turn("b", 13.0, floor, session)]
+    records += [make("accuracy", backbone=name, miou=30.0) for name in "ab"]
+    write(tmp_path / "results" / "box", records)
+    (section,) = compare(tmp_path / "results", cost="turn_ms").as_json()
+    assert [row["cost_tied"] for row in section["rows"]] == [True, True]
+
+
+def test_a_part_is_judged_by_the_floor_alone(tmp_path: Path) -> None:
+    records = [_turn("a", 10.0, part=1.0), _turn("b", 10.0, part=1.01), _turn("c", 10.0, part=1.05)]
+    records += [make("accuracy", backbone=name, miou=30.0) for name in "abc"]
+    write(tmp_path / "results" / "box", records)
+    (section,) = compare(tmp_path / "results", cost="part_ms").as_json()
+    assert [row["cost_rank"] for row in section["rows"]] == [1, 1, 3]
+    assert [row["cost_margin_pct"] for row in section["rows"]] == [None] * 3
