@@ -253,7 +253,7 @@ def _company(table: Table) -> list[str]:
         floors = f"{min(known):.1f} to {max(known):.1f} %" if known else "?"
         target = sum(one.values.get(f"{measure.interleaved.removesuffix('_ms')}_ended") == "target" for one in records)
         blocks.append(
-            f"- {measure.name}: noise floor {floors} over {len({one.values['session'] for one in records})} sessions; "
+            f"- {measure.name}: noise floor {floors} over {len({str(one.values['session']) for one in records})} sessions; "
             f"{taken} rounds, {disturbed} of them disturbed by others; {target} of {len(records)} cells reached the "
             f"target, the others used their budget."
             + (f" Not known here (?): {'; '.join(unknown)}." if unknown else "")
