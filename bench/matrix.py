@@ -10,6 +10,8 @@
     patch = [8, 16]                 # left out, or "native": each backbone's native patch size
     resolution = [224, "384x640"]   # HxW in pixels; one number is a square
     head = "linear"
+
+A block without ``measure`` takes complexity, latency, memory and accuracy, and whatever else does not wait to be asked.
 """
 
 import itertools
@@ -133,7 +135,8 @@ def _block(block: Mapping[str, Any], where: str) -> Mapping[str, Sequence[Any]]:
     for key in _REQUIRED:
         if key not in block:
             raise UserError(f"{where}: key '{key}' is missing")
-    full = {"measure": list(measures()), **_DEFAULTS, **block}
+    usual = [name for name, measure in measures().items() if not measure.asked]
+    full = {"measure": usual, **_DEFAULTS, **block}
     return {axis: _values(axis, full[axis], f"{where}, {axis}") for axis in AXES}
 
 

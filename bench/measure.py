@@ -9,6 +9,7 @@ Such a file has a *literal* ``CATALOGUE`` with one entry, read without importing
             "exclusive": True,              # must have the machine to itself
             "interleaved": "forward_ms",    # optional: taken in rounds, and the series that the noise floor is of
             "needs": ["roof"],              # optional: measures without which its columns cannot be read
+            "asked": True,                  # optional: only for matrices that name it
             "seconds": 2.0,                 # a first guess of its duration, for the time left
             "columns": [{"name": "latency_ms", "unit": "ms", "better": "lower", "title": "latency"}, ...],
         }
@@ -67,6 +68,7 @@ class Measure:
     doc: str = ""
     interleaved: str = ""
     needs: tuple[str, ...] = ()
+    asked: bool = False
 
     @property
     def floor(self) -> str:
@@ -177,6 +179,7 @@ def _parse(name: str, facts: Mapping[str, Any], source: Path, doc: str) -> Measu
             doc=doc,
             interleaved=facts.get("interleaved", ""),
             needs=tuple(facts.get("needs", ())),
+            asked=facts.get("asked", False),
         )
     except (KeyError, TypeError) as error:
         raise UserError(f"measure '{name}' in {source}: {error}") from error

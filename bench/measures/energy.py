@@ -36,6 +36,7 @@ CATALOGUE = {
             "memory_format",
         ],
         "exclusive": True,
+        "asked": True,
         "seconds": 5.0,
         "columns": [
             {"name": "joules_per_image", "unit": "J", "title": "energy/image", "better": "lower", "digits": 3},

@@ -47,6 +47,7 @@ CATALOGUE = {
             "limit_mib",
         ],
         "exclusive": True,
+        "asked": True,
         "seconds": 60.0,
         "columns": [
             {"name": "max_batch", "unit": "", "title": "largest batch", "better": "higher", "digits": 0},

@@ -19,6 +19,7 @@ CATALOGUE = {
         "version": 1,
         "fields": ["dtype", "device", "threads"],
         "exclusive": True,
+        "asked": True,
         "seconds": 4.0,
         "columns": [
             {

@@ -33,6 +33,7 @@ CATALOGUE = {
             "recipe",
         ],
         "exclusive": True,
+        "asked": True,
         "interleaved": "train_step_ms",
         "seconds": 5.0,
         "columns": [

@@ -31,6 +31,7 @@ CATALOGUE = {
             "recipe",
         ],
         "exclusive": True,
+        "asked": True,
         "seconds": 4.0,
         "columns": [
             {"name": "train_peak_mib", "unit": "MiB", "title": "train peak", "better": "lower", "digits": 1},
