@@ -14,8 +14,9 @@ from bench.nvml import Gpu, open_gpu
 
 POWER_CAP = "power cap"
 """A GPU at full load runs at its power limit: that is how it is, for every cell alike, and no disturbance."""
-OTHERS = 0.25
-"""Cores that others may take beyond the free ones before a CPU measurement counts as disturbed."""
+OTHERS, OTHERS_SHARE = 0.25, 0.06
+"""Cores that others may take beyond the free ones before a CPU measurement counts as disturbed, and the same as a share
+of its threads, whichever is more: of many cores some always have a little to do, and the count gets coarser."""
 SHORTEST_S = 0.05
 """The kernel counts busy time in jiffies of 10 ms: over less than five of them it says nothing."""
 
@@ -161,7 +162,7 @@ def disturbed(company: Company, cores: int, threads: int, device: str) -> str:
             return f"the CPU was slowed down: {', '.join(company.throttled)}"
         free = max(0, cores - threads)
         others, steal = company.others_cores, company.steal_cores or 0.0
-        if others is not None and others + steal > free + OTHERS:
+        if others is not None and others + steal > free + max(OTHERS, OTHERS_SHARE * threads):
             stolen = f" and the hypervisor took {steal:.2f}" if steal else ""
             return (
                 f"other processes kept {others:.2f} cores busy{stolen}, and {threads} threads on {cores} leave {free}"

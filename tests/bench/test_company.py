@@ -377,6 +377,11 @@ def test_on_a_cpu_others_disturb_beyond_the_cores_that_are_free(others, steal, t
     assert bool(found) == bool(telling)
 
 
+def test_of_many_threads_a_share_is_let_pass():
+    assert not disturbed(Company(0.9, 0.0, (), 1.0), 16, 16, "cpu")
+    assert "1.10 cores" in disturbed(Company(1.1, 0.0, (), 1.0), 16, 16, "cpu")
+
+
 def test_heat_disturbs_a_cpu():
     assert "thermal (3 events)" in disturbed(Company(0.0, 0.0, ("thermal (3 events)",), 1.0), 2, 2, "cpu")
 
