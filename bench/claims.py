@@ -4,8 +4,8 @@ Two cells of one session were timed in the same rounds: their ratio is the media
 it is a difference when its 95 % confidence interval excludes 1 and it is further from 1 than the session's noise floor
 (a cell measured as two). Cells of different sessions are compared through the *anchor*, one cell that was timed in the
 rounds of both: each is set against the anchor of its own session, so that what the machine drifted in between cancels.
-Sessions without a common anchor have nothing that ties them together, and a difference is claimed only beyond
-`UNLINKED`.
+Sessions without a common anchor have nothing that ties them together; there, and where no noise floor is known, a
+difference is claimed only beyond `UNLINKED`.
 """
 
 import math
@@ -17,15 +17,15 @@ from bench.record import Record
 from bench.sampling import Ratio, by_round, ratio, rounds_of
 
 UNLINKED = 0.5
-"""Share by which cells of sessions that nothing ties together must differ. CPU clocks, other tenants of a machine and
-memory placement have been seen to move a median by a third between two hours; half as much again is a margin."""
+"""Share by which cells of sessions that nothing ties together must differ. A margin by judgement, not by measurement:
+what another clock setting, another tenant or another kernel of the system can do to a machine between two days."""
 
 
 @dataclass(frozen=True)
 class Claim:
     """What may be said of one cell against another.
 
-    ratio: first / second; None where nothing ties the two together. floor: share that it must exceed; None: unknown.
+    ratio: first / second. floor: share that it must exceed. Both are None where nothing ties the two together.
     different: whether a difference may be claimed.
     """
 
@@ -34,25 +34,35 @@ class Claim:
     different: bool
 
 
-def claim(measure: Measure, first: Record, second: Record) -> Claim:
-    """Compare two ok records of an interleaved measure, of one environment."""
+def claim(measure: Measure, first: Record, second: Record, series: str = "") -> Claim:
+    """Compare two ok records of an interleaved measure, of one environment.
+
+    Args:
+        measure: of both.
+        first: a record.
+        second: what it is set against.
+        series: which samples; "": those that the measure is interleaved for.
+    """
+    series = series or measure.interleaved
     floors = [record.values.get(measure.floor) for record in (first, second)]
     known = [floor / 100 for floor in floors if isinstance(floor, int | float)]
-    floor = max(known) if len(known) == len(floors) else None
-    found = _ratio(measure, first, second)
-    if found is not None:
-        return Claim(found, floor, floor is not None and found.different(floor))
-    values = [record.values.get(measure.interleaved) for record in (first, second)]
+    together = first.values.get("session") == second.values.get("session") is not None
+    if len(known) == len(floors):
+        # Two sessions, two pairs of processes that may differ by so much.
+        floor = max(known) if together else math.hypot(*known)
+        found = _ratio(series, first, second, together=together)
+        if found is not None:
+            return Claim(found, floor, found.different(floor))
+    values = [record.values.get(series) for record in (first, second)]
     if not all(isinstance(value, int | float) and value > 0 for value in values):
-        return Claim(None, floor, different=False)
+        return Claim(None, None, different=False)
     off = abs(math.log(float(values[0]) / float(values[1])))  # pyright: ignore[reportArgumentType] - numbers, above
-    return Claim(None, floor, off > math.log1p(UNLINKED))
+    return Claim(None, None, off > math.log1p(UNLINKED))
 
 
-def _ratio(measure: Measure, first: Record, second: Record) -> Ratio | None:
-    series = measure.interleaved
+def _ratio(series: str, first: Record, second: Record, *, together: bool) -> Ratio | None:
     sides = [rounds_of(record.samples, series) for record in (first, second)]
-    if first.values.get("session") == second.values.get("session") is not None:
+    if together:
         return ratio(*sides)
     anchors = [_anchor(record) for record in (first, second)]
     if first.values.get("anchor") != second.values.get("anchor") or not all(anchors):

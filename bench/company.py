@@ -94,8 +94,11 @@ class Watch:
         jiffies = _jiffies(self.proc / "stat", self._mine)
         self._start = _Start(time.perf_counter(), time.process_time(), jiffies, events)
 
-    def stop(self) -> Company:
+    def stop(self, own_s: float = 0.0) -> Company:
         """End the interval, on a GPU best right after its synchronisation, before the clock falls.
+
+        Args:
+            own_s: CPU time that other processes of this run have used since `start`, which is no stranger's.
 
         Raises:
             RuntimeError: there was no `start`.
@@ -103,7 +106,7 @@ class Watch:
         if self._start is None:
             raise RuntimeError("Watch.stop() needs a Watch.start() before it, one for each interval")
         begin, self._start = self._start, None
-        seconds, own_s = time.perf_counter() - begin.seconds, time.process_time() - begin.own_s
+        seconds, own_s = time.perf_counter() - begin.seconds, time.process_time() - begin.own_s + own_s
         now = _jiffies(self.proc / "stat", self._mine)
         throttled, clock = self._of_cpu(begin) if self.on_cpu else self._of_gpu()
         others = steal = None

@@ -10,7 +10,6 @@ Costs are ranked, cheapest first: going down, a row joins the tie group of that 
 claimed between the two.
 """
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import groupby
@@ -222,7 +221,10 @@ def _section(
         points=tuple(points),
         lacking=tuple(lacking.values()),
         noise=noises,
-        floors=_floors(cost_measure, [parts[0] for group in groups.values() for parts in group]),
+        floors=_floors(
+            cost_measure if _series(cost_measure, cost_name) else None,
+            [parts[0] for group in groups.values() for parts in group],
+        ),
     )
 
 
@@ -232,7 +234,7 @@ def _points(
     value: tuple[str, Measure, Column],
     spread: Noise | None,
 ) -> list[Point]:
-    (cost_name, cost_measure, cost_column), (value_name, _, value_column) = cost, value
+    (cost_name, cost_measure, cost_column), (value_name, value_measure, value_column) = cost, value
     cheaper, better = 1 if cost_column.better == "lower" else -1, 1 if value_column.better == "higher" else -1
 
     def coordinates(parts: tuple[Part, Part]) -> tuple[float, float]:
@@ -240,21 +242,28 @@ def _points(
 
     ordered = sorted(group, key=lambda parts: (coordinates(parts)[0], -coordinates(parts)[1], order(group[parts])))
     stats = {part: part.values[value_name] for _, part in ordered}
-    ranks = rank(stats, value_column, spread)
+    timed_value = bool(_series(value_measure, value_name))
+    if timed_value:
+        best_first = sorted(ordered, key=lambda parts: -coordinates(parts)[1])
+        ranks = _claimed_ranks([parts[1] for parts in best_first], value_measure, value_name)
+    else:
+        ranks = rank(stats, value_column, spread)
     front = pareto([coordinates(parts) for parts in ordered])
-    costs = _cost_ranks([parts[0] for parts in ordered], cost_measure, cost_name)
+    costs = _claimed_ranks([parts[0] for parts in ordered], cost_measure, cost_name)
 
     def beats(one: tuple[Part, Part], other: tuple[Part, Part]) -> bool:
         """Whether one is claimed to be better than the other, and to cost no more."""
         (price, worth), (other_price, other_worth) = coordinates(one), coordinates(other)
         if price > other_price or (price < other_price and not _differ(cost_measure, cost_name, one[0], other[0])):
             return False
+        if timed_value:
+            return worth > other_worth and _differ(value_measure, value_name, one[1], other[1])
         noise = 0.0 if spread is None else spread.difference(stats[one[1]].n, stats[other[1]].n)
         return worth - other_worth > noise
 
     points = []
     for parts, optimal in zip(ordered, front, strict=True):
-        known = spread is not None or bool(cost_measure.interleaved)
+        known = spread is not None or timed_value or bool(_series(cost_measure, cost_name))
         near = not optimal and known and not any(beats(other, parts) for other in ordered)
         stat = stats[parts[1]]
         margin = parts[0].values.get(cost_measure.interleaved.removesuffix("_ms") + "_ci_pct")
@@ -267,32 +276,31 @@ def _points(
                 costs[parts[0]],
                 optimal,
                 near,
-                margin.mean if margin and cost_name in _timed(cost_measure) else None,
+                margin.mean if margin and _series(cost_measure, cost_name) == cost_measure.interleaved else None,
             )
         )
     return points
 
 
-def _timed(measure: Measure) -> tuple[str, ...]:
-    """Columns that are the interleaved series itself, or follow from it alone."""
-    rates = (column.name for column in measure.columns if column.name.endswith("images_per_s"))
-    return (measure.interleaved, *rates) if measure.interleaved else ()
+def _series(measure: Measure, column: str) -> str:
+    """The samples that a column is the median or the rate of; "" for a column that was not timed in rounds."""
+    if not measure.interleaved:
+        return ""
+    if column.endswith("images_per_s"):
+        return measure.interleaved
+    return column if column.endswith("_ms") and "_p9" not in column else ""
 
 
 def _differ(measure: Measure, column: str, one: Part, other: Part) -> bool:
-    """Whether a difference between two costs may be claimed."""
-    values = one.values[column].mean, other.values[column].mean
-    if not measure.interleaved or column not in {each.name for each in measure.columns}:
-        return values[0] != values[1]
-    found = claim(measure, one.records[0], other.records[0])
-    if column in _timed(measure):
-        return found.different
-    # Timed in the same rounds, but its rounds are not kept: the floor is all that is known of it.
-    return found.floor is not None and abs(math.log(values[0] / values[1])) > found.floor
+    """Whether a difference between two numbers may be claimed."""
+    series = _series(measure, column)
+    if not series:
+        return one.values[column].mean != other.values[column].mean
+    return claim(measure, one.records[0], other.records[0], series).different
 
 
-def _cost_ranks(parts: Sequence[Part], measure: Measure, column: str) -> dict[Part, Rank]:
-    """Ranks of costs, cheapest first; ``parts`` are in that order."""
+def _claimed_ranks(parts: Sequence[Part], measure: Measure, column: str) -> dict[Part, Rank]:
+    """Ranks by what may be claimed; ``parts`` are in order, best first."""
     groups: list[list[Part]] = []
     for part in dict.fromkeys(parts):
         if groups and not _differ(measure, column, groups[-1][0], part):
@@ -305,9 +313,9 @@ def _cost_ranks(parts: Sequence[Part], measure: Measure, column: str) -> dict[Pa
     return ranks
 
 
-def _floors(measure: Measure, parts: Iterable[Part]) -> tuple[float, ...]:
+def _floors(measure: Measure | None, parts: Iterable[Part]) -> tuple[float, ...]:
     """The noise floors of interleaved measurements, in percent."""
-    if not measure.interleaved:
+    if measure is None:
         return ()
     return tuple(sorted({part.values[measure.floor].mean for part in parts if measure.floor in part.values}))
 
@@ -409,7 +417,9 @@ def _legend(section: Section) -> str:
     for recipe, spread in known.items():
         where = f" under recipe {recipe}" if recipe and len(section.noise) > 1 else ""
         least = f"differences under {spread.difference(1, 1):.2f} of one seed each"
-        legend.append(f"~ and equal ranks: within noise; of seeds{where}: {least}")
+        legend.append(f"equal ranks: within seed noise{where} ({least})")
+    if known or section.floors:
+        legend.append("~ every row that beats it does so by less than may be claimed")
     if not known:
         legend.append("seed noise is unknown: small differences may be chance")
     return "\n".join(legend)

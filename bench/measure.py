@@ -109,11 +109,13 @@ class Precision:
 class Turn:
     """A round in which this process has the machine to itself.
 
-    index: from 0. workers: processes of this run that hold a model, this one included.
+    index: from 0. workers: processes of this run that hold a model, this one included. cpu_s: CPU time that the others
+    of them have used up to now, so that it is not taken for a stranger's.
     """
 
     index: int
     workers: int
+    cpu_s: float = 0.0
 
 
 def unshared() -> Iterator[Turn]:

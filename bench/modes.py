@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.backends import cudnn
 
 from backbones.contract import Unsupported
 from bench.cell import Cell
@@ -33,7 +34,9 @@ def set_precision(cell: Cell, device: torch.device) -> None:
     if device.type == "cuda":
         precision = "tf32" if cell.dtype == "tf32" else "ieee"
         torch.backends.cuda.matmul.fp32_precision = precision
-        torch.backends.cudnn.conv.fp32_precision = precision  # pyright: ignore[reportAttributeAccessIssue] - made later
+        # All three together: torch refuses to say what cuDNN does where they differ, and its compiler asks.
+        for backend in (cudnn, cudnn.conv, cudnn.rnn):  # pyright: ignore[reportAttributeAccessIssue] - made at import
+            backend.fp32_precision = precision  # pyright: ignore[reportAttributeAccessIssue] - likewise
 
 
 def memory_format(cell: Cell) -> torch.memory_format:
@@ -95,6 +98,8 @@ class CudaGraph:
         try:
             with torch.cuda.graph(graph):
                 output = self.call(tensor)
+        except torch.OutOfMemoryError:
+            raise
         except RuntimeError as error:
             reason = str(error).partition("\n")[0]
             raise Unsupported(f"this model cannot be recorded as a CUDA graph: {reason}") from error

@@ -251,9 +251,10 @@ def _company(table: Table) -> list[str]:
         )
         unknown = sorted({str(one.values.get(f"{prefix}unknown_company", "")) for one in records} - {""})
         floors = f"{min(known):.1f} to {max(known):.1f} %" if known else "?"
+        groups = len({str(one.values["session"]) for one in records})
         target = sum(one.values.get(f"{measure.interleaved.removesuffix('_ms')}_ended") == "target" for one in records)
         blocks.append(
-            f"- {measure.name}: noise floor {floors} over {len({str(one.values['session']) for one in records})} sessions; "
+            f"- {measure.name}: noise floor {floors} over {groups} groups; "
             f"{taken} rounds, {disturbed} of them disturbed by others; {target} of {len(records)} cells reached the "
             f"target, the others used their budget."
             + (f" Not known here (?): {'; '.join(unknown)}." if unknown else "")

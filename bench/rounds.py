@@ -1,24 +1,33 @@
 """One cell's share of interleaved rounds: warmed up, then timed turn by turn until it is known well enough."""
 
 import os
+import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from statistics import median
 
 from bench import company
 from bench.cell import Cell
-from bench.measure import Context, Invalid, Outcome, Value
-from bench.sampling import ROUNDS, Interval, enough, interval, quantile, rounds_of
+from bench.measure import Context, Invalid, Outcome, Turn, Value
+from bench.sampling import Interval, enough, interval, quantile, rounds_of
 from bench.timing import Call, Clock, calls_within, warm_up
 
-ROUND_S, MOST = 0.06, 40
-"""Seconds of a round for the main call, and the most calls in it."""
-PART_S, PART_MOST = 0.015, 10
-"""The same for each of its parts."""
-SETTLE_S, SETTLED_MS = 0.01, 50.0
-"""Seconds of calls before a round that are not kept: caches, clocks and sleeping threads are the last cell's. A call of
-``SETTLED_MS`` or more is long enough to drown that."""
-RETRIES = 12
-"""Disturbed rounds after which a cell that has too few undisturbed ones is given up as invalid."""
+ROUND_S, MOST = 0.012, 10
+"""Seconds of a turn for the main call, and the most calls in it. Short turns, and many: on a shared machine the ratio
+of two neighbours scatters as much over turns of a hundred calls as over turns of one, so only their number helps."""
+PART_S, PART_MOST = 0.006, 5
+"""The same for a part. A turn has the main call and one part, the next turn another part."""
+SETTLED_MS = 50.0
+"""A shorter call is made once before a turn and not kept: caches, clocks and sleeping threads are the last cell's."""
+LEAST = 8
+"""Rounds at the least, with two samples of each of four parts."""
+LOOKS = 1.4
+"""Whether it is enough is asked at round 8 and whenever there are so many times as many: an interval that is looked at
+after every round is sure to look narrow once."""
+WINDOW_S = 0.3
+"""Company is counted over as many turns as take so long, others' turns included: the kernel counts in hundredths."""
+PATIENCE = 2.0
+"""Budgets after which a cell that has too few undisturbed rounds is given up as invalid."""
 
 
 TRIES = 3
@@ -52,10 +61,14 @@ class Rounds:
         self.name, self.call, self.parts, self.clock = name, call, parts, clock
         self.cell, self.context, self.prefix = cell, context, prefix
         self.series: dict[str, list[float]] = {f"{part}_ms": [] for part in (name, *parts)}
-        self.index: list[float] = []
+        self.index: dict[str, list[float]] = {f"{part}_ms": [] for part in (name, *parts)}
+        self.taken = 0
         self.disturbed: dict[int, str] = {}
         self.companies: list[company.Company] = []
         self.steady = False
+        self.look = LEAST
+        kind, _, number = cell.device.partition(":")
+        self._device, self._cores = (kind, int(number or 0)), len(os.sched_getaffinity(0))
 
     def take(self) -> None:
         """Warm up, then take rounds until the precision is reached or the budget ends."""
@@ -63,38 +76,61 @@ class Rounds:
         self.context.report("warming up", 0, 1)
         warm = warm_up(self.clock, self.call)
         self.steady = warm.steady
-        settle = max(1, calls_within(SETTLE_S, warm.ms, most=MOST)) if warm.ms < SETTLED_MS else 0
         counts = {self.name: calls_within(ROUND_S, warm.ms, most=MOST)}
-        calls = {self.name: self.call, **self.parts}
         for name, part in self.parts.items():
             counts[name] = calls_within(PART_S, min(self.clock.times(part, 2)), most=PART_MOST)
-        kind, _, number = self.cell.device.partition(":")
-        device, cores = (kind, int(number or 0)), len(os.sched_getaffinity(0))
-        medians: list[float] = []
-        spent = 0.0
+        calls, parts = {self.name: self.call, **self.parts}, tuple(self.parts)
+        self.look, spent = LEAST, 0.0
+        medians: dict[int, float] = {}
+        window: _Window | None = None
         for turn in self.context.turns():
-            self.context.report("timing", turn.index, ROUNDS)
-            if settle:
-                spent += sum(self.clock.times(self.call, settle))
-            watch = company.watch(*device, turn.workers)
-            watch.start()
-            taken = {name: self.clock.times(call, counts[name]) for name, call in calls.items()}
-            seen = watch.stop()
-            spent += sum(map(sum, taken.values()))
-            for name, samples in taken.items():
+            now = max(time.perf_counter(), 0.0 if window is None else window.since + (spent - window.spent) / 1e3)
+            if window is not None and now - window.since >= WINDOW_S:
+                self._close(window, turn, medians)
+                window = None
+                if self._known_well_enough(medians, spent / 1e3):
+                    break
+            if window is None:
+                window = self._open(turn, spent)
+            window.rounds.append(turn.index)
+            if warm.ms < SETTLED_MS:
+                spent += sum(self.clock.times(self.call, 1))
+            part = parts[turn.index % len(parts)] if parts else self.name
+            for name in dict.fromkeys((self.name, part)):
+                samples = self.clock.times(calls[name], counts[name])
+                spent += sum(samples)
                 self.series[f"{name}_ms"] += samples
-            self.index += [turn.index] * counts[self.name]
-            self.companies.append(seen)
-            if reason := company.disturbed(seen, cores, self.cell.threads, device[0]):
-                self.disturbed[turn.index] = reason
-            if not reason or not precision.alone:
-                medians.append(median(taken[self.name]))
-            if enough(medians, target=precision.target):
-                break
-            if len(medians) >= ROUNDS and spent >= precision.budget_s * 1e3:
-                break
-            if len(medians) < ROUNDS and len(self.disturbed) >= RETRIES and precision.alone:
-                break
+                self.index[f"{name}_ms"] += [turn.index] * len(samples)
+                if name == self.name:
+                    medians[turn.index] = median(samples)
+            self.taken += 1
+            self.context.report("timing", min(round(spent / 10 / precision.budget_s), 100), 100)
+
+    def _known_well_enough(self, medians: Mapping[int, float], spent_s: float) -> bool:
+        """Whether to stop: the target is reached, the budget is spent, or there is no use in going on."""
+        precision = self.context.precision
+        if len(medians) >= self.look:
+            self.look = max(self.look + 1, round(LOOKS * len(medians)))
+            if enough(list(medians.values()), target=precision.target):
+                return True
+        if spent_s >= precision.budget_s and len(medians) >= LEAST:
+            return True
+        return spent_s >= PATIENCE * precision.budget_s and self.taken >= PATIENCE * LEAST
+
+    def _open(self, turn: Turn, spent: float) -> "_Window":
+        watch = company.watch(*self._device, turn.workers)
+        watch.start()
+        return _Window(watch, time.perf_counter(), spent, turn.cpu_s, [])
+
+    def _close(self, window: "_Window", turn: Turn, medians: dict[int, float]) -> None:
+        """Judge the turns of a window; disturbed ones do not count, unless that is allowed."""
+        seen = window.watch.stop(turn.cpu_s - window.cpu_s)
+        self.companies.append(seen)
+        if reason := company.disturbed(seen, self._cores, self.cell.threads, self._device[0]):
+            for index in window.rounds:
+                self.disturbed[index] = reason
+                if self.context.precision.alone:
+                    medians.pop(index, None)
 
     def outcome(self, values: Mapping[str, Value], *, rate: str) -> Outcome:
         """What was found: figures of the main call as ``<name>`` columns, medians of the parts, and all samples.
@@ -109,15 +145,15 @@ class Rounds:
         samples = self.samples()
         common = {
             **values,
-            f"{self.prefix}rounds": len(self.companies),
+            f"{self.prefix}rounds": self.taken,
             f"{self.prefix}disturbed_rounds": len(self.disturbed),
             f"{self.prefix}unknown_company": ", ".join(self._unknown()),
         }
         kept = list(rounds_of(samples, f"{self.name}_ms").values())
-        if len(kept) < ROUNDS:
+        if len(kept) < LEAST:
             worst = max(self.disturbed.items())[1]
             raise Invalid(
-                f"{len(self.disturbed)} of {len(self.companies)} rounds were disturbed (the last: {worst}); "
+                f"{len(self.disturbed)} of {self.taken} rounds were disturbed (the last: {worst}); "
                 "quieten the machine and use --retry, or time beside others with --allow-company",
                 Outcome(common, samples),
             )
@@ -127,13 +163,16 @@ class Rounds:
                 **common,
                 **self._main(found),
                 rate: self.cell.batch * 1e3 / found.median,
-                **{f"{part}_ms": median(self.series[f"{part}_ms"]) for part in self.parts},
+                **{f"{part}_ms": _median(rounds_of(samples, f"{part}_ms")) for part in self.parts},
             },
             samples,
         )
 
     def _main(self, found: Interval) -> dict[str, Value]:
-        name, samples = self.name, self.series[f"{self.name}_ms"]
+        name, series = self.name, f"{self.name}_ms"
+        skipped = self.disturbed if self.context.precision.alone else {}
+        pairs = zip(self.series[series], self.index[series], strict=True)
+        samples = [sample for sample, index in pairs if index not in skipped]
         return {
             f"{name}_ms": found.median,
             f"{name}_ci_pct": 100 * found.half,
@@ -158,7 +197,7 @@ class Rounds:
     def samples(self) -> dict[str, list[float]]:
         """Raw samples: each series, the rounds of the main one, the disturbed rounds, and each round's company."""
         found = {name: [round(value, 4) for value in values] for name, values in self.series.items()}
-        found[f"{self.name}_ms_round"] = list(self.index)
+        found |= {f"{name}_round": list(rounds) for name, rounds in self.index.items()}
         if self.disturbed:
             # Those that do not count, or those that count nevertheless.
             name = "disturbed_round" if self.context.precision.alone else "company_round"
@@ -168,6 +207,21 @@ class Rounds:
             if all(value is not None for value in values):
                 found[name] = [round(value, 3) for value in values]
         return found
+
+
+@dataclass
+class _Window:
+    """Turns whose company is counted together. spent, cpu_s: ms of timing, and CPU time of the others, at its start."""
+
+    watch: company.Watch
+    since: float
+    spent: float
+    cpu_s: float
+    rounds: list[int]
+
+
+def _median(rounds: Mapping[int, float]) -> float | None:
+    return median(rounds.values()) if rounds else None
 
 
 def undisturbed(take: Callable[[], Outcome], cell: Cell, context: Context) -> Outcome:

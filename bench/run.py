@@ -88,7 +88,8 @@ def plan(matrix: Matrix, environment: Environment, store: Store, roots: dataset.
             done = answers.get(key)
             if done is not None and (done.status not in SETTLED or (retry and done.status != "ok")):
                 done = None
-            planned[key] = Planned(Job(measure, cell, root, key), done, refused)
+            # What is of the machine alone does not care for the cell that it came with.
+            planned[key] = Planned(Job(measure, cell, root, key), done, refused if "dataset" in measure.fields else "")
     vary = varying(cells)
     named = tuple(replace(one, job=replace(one.job, vary=vary)) for one in planned.values())
     return Plan(len(cells), named, environment)
@@ -199,7 +200,9 @@ def _anchors(jobs: Iterable[Job], answers: Mapping[str, Record]) -> dict[tuple[s
         for digest, _ in used.most_common():
             record = next((one for one in alike if anchor_digest(one.key) == digest), None)
             # Of a data set on disk only the folder that is named now is known.
-            embedded = record is not None and not catalogue.dataset(record.fields["dataset"]).facts["root"]
+            layout = "" if record is None else record.fields["dataset"].partition(":")[0]
+            known = catalogue.entries("data").get(layout)  # it may be gone since
+            embedded = known is not None and not known.facts["root"]
             if record is not None and (embedded or record.fields["dataset"] == job.cell.dataset):
                 cell = replace(job.cell, **record.fields)
                 found[kind] = replace(job, cell=cell, key=record.key, root=None if embedded else job.root)

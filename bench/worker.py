@@ -3,6 +3,7 @@
 import contextlib
 import os
 import tempfile
+import time
 import traceback
 from collections.abc import Iterator
 from importlib import import_module
@@ -17,6 +18,9 @@ from bench import catalogue
 from bench.errors import UserError
 from bench.launchers.contract import Job, Settings
 from bench.measure import Context, Invalid, Outcome, Turn
+
+_OUT = ("can't allocate memory", "not enough memory", "out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
+"""How torch's CPU allocator, the CUDA driver and cuBLAS say it in a bare RuntimeError."""
 
 
 def preload() -> None:
@@ -49,7 +53,7 @@ def _measure(  # noqa: PLR0911 - one line a status
     def turns() -> Iterator[Turn]:
         free = _free(job)
         while True:
-            connection.send(("turn", free))
+            connection.send(("turn", (free, time.process_time())))
             yield Turn(*connection.recv())
 
     torch.set_num_threads(threads)
@@ -67,9 +71,8 @@ def _measure(  # noqa: PLR0911 - one line a status
     except (MemoryError, torch.OutOfMemoryError) as error:
         return _failed("oom", str(error).partition("\n")[0] or "out of memory")
     except Exception as error:  # noqa: BLE001 - one bad cell never costs the others; the reason goes into its record
-        # torch's CPU allocator raises a bare RuntimeError.
-        if "can't allocate memory" in str(error) or "not enough memory" in str(error):
-            return _failed("oom", str(error).partition("\n")[0])
+        if out := _memory_ran_out(error):
+            return _failed("oom", out)
         frames = [
             f for f in traceback.extract_tb(error.__traceback__) if Path(f.filename).is_relative_to(catalogue.ROOT)
         ]
@@ -86,9 +89,21 @@ def _free(job: Job) -> float:
     """Share of the device's memory that is free; what this process keeps for later is given back first."""
     if job.cell.device == "cpu" or not torch.accelerator.is_available():
         return 1.0
-    torch.accelerator.empty_cache()
-    free, total = torch.accelerator.get_memory_info(job.cell.device)
+    try:
+        torch.accelerator.empty_cache()
+        free, total = torch.accelerator.get_memory_info(job.cell.device)
+    except (RuntimeError, NotImplementedError):  # a device that shares the CPU's memory does not tell
+        return 1.0
     return free / total
+
+
+def _memory_ran_out(error: BaseException | None) -> str:
+    """The message of an error that is out of memory by another name, or that was raised because of one; or ""."""
+    while error is not None:
+        if isinstance(error, MemoryError | torch.OutOfMemoryError) or any(words in str(error) for words in _OUT):
+            return str(error).partition("\n")[0] or "out of memory"
+        error = error.__cause__ or error.__context__
+    return ""
 
 
 def _failed(status: str, reason: str) -> dict[str, Any]:

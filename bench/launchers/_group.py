@@ -15,18 +15,23 @@ FREE = 0.3
 """Share of the memory that a group leaves free; what does not fit waits for the next group."""
 
 
-def interleaved(jobs: Sequence[Job], workers: Workers, anchor: Job) -> Iterator[Event]:
+def interleaved(jobs: Sequence[Job], workers: Workers, anchors: dict[tuple[str, str], Job]) -> Iterator[Event]:
     """Events of jobs of one interleaved measure on one device, in as few groups as fit into memory.
 
     Args:
         jobs: in the order in which they take turns.
         workers: of the launch.
-        anchor: a job of the same measure and device that takes part in every group, so that groups can be compared.
+        anchors: (measure, device) -> a job of them that takes part in every group, so that groups can be compared; the
+            first that can be measured is put there where there is none, or where the one that is there cannot be.
     """
     queue = deque(jobs)
     alone: set[str] = set()
+    kind = jobs[0].measure.name, jobs[0].cell.device
     while queue:
-        yield from Group(workers, anchor, alone).run(queue)
+        group = Group(workers, anchors.get(kind), alone)
+        yield from group.run(queue)
+        if group.anchor is not None:
+            anchors[kind] = group.anchor
 
 
 class Group:
@@ -39,11 +44,11 @@ class Group:
 
     Args:
         workers: of the launch.
-        anchor: see `interleaved`.
+        anchor: see `interleaved`; None: the first member.
         alone: keys of the jobs that are to be by themselves; grows.
     """
 
-    def __init__(self, workers: Workers, anchor: Job, alone: set[str]) -> None:
+    def __init__(self, workers: Workers, anchor: Job | None, alone: set[str]) -> None:
         self.workers = workers
         self.anchor = anchor
         self.alone = alone
@@ -56,7 +61,6 @@ class Group:
     def run(self, queue: deque[Job]) -> Iterator[Event]:
         """Events of as many jobs of the queue as fit, which it takes off; ends of those that took turns come last."""
         yield from self._prepare(queue)
-        self._prepare_anchors()
         yield from self._take_turns(queue)
         yield from self._results()
 
@@ -72,27 +76,39 @@ class Group:
                     yield event
             if worker.waiting:
                 self.members.append(worker)
-                if job.key == self.anchor.key:
-                    self.anchors.append(worker)
-            if job.key in self.alone:
+            if job.key in self.alone:  # nor beside anchors
                 return
+            if len(self.members) == 1 and not self.anchors:
+                # Before the others: what fills the memory must not leave the group without a noise floor.
+                self._prepare_anchors(self.members[0])
 
-    def _prepare_anchors(self) -> None:
-        crowded = any(worker.job.key in self.alone for worker in self.members)
-        while self.members and not crowded and self._room() and len(self.anchors) < 2:
-            worker = self.workers.start(self.anchor, self.anchor.cell.threads)
-            for _ in self.workers.until_turn(worker):
-                pass
-            if not worker.waiting:  # it cannot be measured: there is no anchor, and no noise floor
+    def _prepare_anchors(self, first: Worker) -> None:
+        """Two processes of the anchor; of the first member, if the anchor that was asked for cannot be measured."""
+        for anchor in dict.fromkeys([self.anchor or first.job, first.job]):
+            self.anchors = [first] if anchor.key == first.job.key else []
+            while len(self.anchors) < 2:
+                worker = self.workers.start(anchor, anchor.cell.threads)
+                for _ in self.workers.until_turn(worker):
+                    pass
+                if not worker.waiting:
+                    break
+                self.anchors.append(worker)
+            if len(self.anchors) == 2:
+                self.anchor = anchor
                 return
-            self.anchors.append(worker)
+            for worker in self.anchors:
+                if worker is not first:
+                    self.workers.drop(worker)
+        self.anchors = []
 
     def _take_turns(self, queue: deque[Job]) -> Iterator[Event]:
         turning = [*self.members, *(one for one in self.anchors if one not in self.members)]
+        everyone = tuple(turning)
         index = 0
         while turning:
             for worker in tuple(turning):
-                worker.grant(index, len(turning))
+                others = sum(one.cpu_s for one in everyone if one is not worker)
+                worker.grant(index, len(turning), others)
                 for event in self.workers.until_turn(worker):
                     if not isinstance(event, Finished):
                         if worker in self.members:
@@ -100,7 +116,7 @@ class Group:
                         continue
                     if worker in self.anchors:
                         self.anchored[self.anchors.index(worker)] = event
-                    if worker in self.members and not self._put_back(event, queue, crowded=len(self.members) > 1):
+                    if worker in self.members and not self._put_back(event, queue, crowded=len(everyone) > 1):
                         self.ended.append(event)
                 if not worker.waiting:
                     turning.remove(worker)
@@ -116,14 +132,17 @@ class Group:
 
     def _results(self) -> Iterator[Finished]:
         """What was found, each with the noise floor and the anchor's rounds."""
-        series = self.anchor.measure.interleaved
+        if not self.ended:
+            return
+        measure = self.ended[0].job.measure
+        series = measure.interleaved
         pair = [rounds_of(one.samples, series) for one in self.anchored.values() if one.status == "ok"]
         floor = noise_floor(*pair) if len(pair) == 2 else None
         shared = {
             "session": self.session,
             "cells": len(self.members),
-            "anchor": anchor_digest(self.anchor.key),
-            self.anchor.measure.floor: None if floor is None else 100 * floor,
+            "anchor": None if self.anchor is None or not self.anchors else anchor_digest(self.anchor.key),
+            measure.floor: None if floor is None else 100 * floor,
         }
         names = ("anchor_ms", "twin_ms")
         rounds = {name: list(map(float, one)) for name, one in zip(names, pair, strict=False)}
@@ -139,7 +158,7 @@ class Group:
 
     def _room(self) -> bool:
         """Whether memory is left for one more: this machine's, and the device's."""
-        return not self.members or min(_memory_free(), *(one.free for one in self.members)) > FREE
+        return not self.members or min(_memory_free(), *(one.free for one in (*self.members, *self.anchors))) > FREE
 
 
 def _memory_free() -> float:

@@ -23,7 +23,7 @@ class Worker:
 
     active_s: seconds that it has had the machine, waiting for turns apart, up to ``since``.
     waiting: for its next turn. turns: that it has had. free: share of its device's memory that was free when it had
-    loaded its model.
+    loaded its model. cpu_s: CPU time that it has used.
     """
 
     job: Job
@@ -35,16 +35,17 @@ class Worker:
     waiting: bool = False
     turns: int = 0
     free: float = 1.0
+    cpu_s: float = 0.0
 
     def wall_s(self) -> float:
         """Seconds that it has had the machine."""
         return self.active_s + (0.0 if self.waiting else time.monotonic() - self.since)
 
-    def grant(self, index: int, workers: int) -> None:
-        """Let it have the turn it waits for: ``index`` of the round, and workers that hold a model."""
+    def grant(self, index: int, workers: int, cpu_s: float = 0.0) -> None:
+        """Let it have the turn it waits for; see `bench.measure.Turn`."""
         self.waiting, self.since, self.turns = False, time.monotonic(), self.turns + 1
         with contextlib.suppress(OSError):  # it died while it waited; whoever reads from it finds out
-            self.connection.send((index, workers))
+            self.connection.send((index, workers, cpu_s))
 
     def end(self) -> None:
         """Kill it."""
@@ -97,6 +98,11 @@ class Workers:
             if not worker.waiting and worker in self.running:
                 wait([worker.connection, worker.process.sentinel], POLL_S)
 
+    def drop(self, worker: Worker) -> None:
+        """End a worker whose answer nobody waits for."""
+        worker.end()
+        self.running.remove(worker)
+
     def wait(self) -> None:
         """Until there is something to hear from any of them, or a moment has passed."""
         wait([one.connection for one in self.running] + [one.process.sentinel for one in self.running], POLL_S)
@@ -135,7 +141,8 @@ def _events(one: Worker, timeout_s: float) -> Iterator[Event]:
             if kind == "progress":
                 yield Progress(one.job, *content)
             elif kind == "turn":
-                one.active_s, one.waiting, one.free = one.wall_s(), True, content
+                one.active_s, one.waiting = one.wall_s(), True
+                one.free, one.cpu_s = content
                 return
             else:
                 one.process.join()

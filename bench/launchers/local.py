@@ -28,8 +28,7 @@ def launch(jobs: Sequence[Job], settings: Settings) -> Iterator[Event]:
         for alone, groups in _slices([job for job in jobs if job.measure.exclusive], settings.group):
             yield from _side_by_side(alone, workers)
             for group in groups:
-                anchor = anchors.setdefault((group[0].measure.name, group[0].cell.device), group[0])
-                yield from interleaved(group, workers, anchor)
+                yield from interleaved(group, workers, anchors)
         yield from _side_by_side([job for job in shared if job.measure.seconds > QUICK_S], workers)
     finally:
         workers.end()

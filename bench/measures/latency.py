@@ -67,7 +67,7 @@ def measure(cell: Cell, context: Context) -> Outcome:
     (``deviation``, relative L2).
     """
     ready = artifact.prepare(cell, context)
-    with torch.no_grad(), Traffic(fused=cell.compile != "none") as traffic:
+    with torch.no_grad(), Traffic(fused=cell.compile not in ("none", "cudagraph")) as traffic:
         ready.net(ready.image)
     with torch.inference_mode():
         rounds = Rounds("latency", ready.forward, ready.parts(cell), clock_of(ready.device), cell, context)

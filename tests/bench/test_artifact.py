@@ -161,13 +161,13 @@ def test_traffic_of_known_operations():
 
 def test_float32_is_float32_and_tf32_is_asked_for(monkeypatch):
     """On a GPU torch would run convolutions in TF32 by itself."""
-    seen = SimpleNamespace(matmul=SimpleNamespace(fp32_precision="none"), conv=SimpleNamespace(fp32_precision="none"))
+    seen = SimpleNamespace(matmul=SimpleNamespace(), conv=SimpleNamespace(), rnn=SimpleNamespace())
     monkeypatch.setattr(torch.backends.cuda, "matmul", seen.matmul)
-    monkeypatch.setattr(torch.backends, "cudnn", SimpleNamespace(conv=seen.conv))
+    monkeypatch.setattr(modes, "cudnn", seen)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 0))
     for dtype, wanted in (("fp32", "ieee"), ("tf32", "tf32"), ("bf16", "ieee")):
         modes.set_precision(cell(dtype=dtype), torch.device("cuda"))
-        assert (seen.matmul.fp32_precision, seen.conv.fp32_precision) == (wanted, wanted)
+        assert {one.fp32_precision for one in (seen, seen.matmul, seen.conv, seen.rnn)} == {wanted}
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Tesla T4")
     with pytest.raises(Unsupported, match=r"8\.0 or newer, and Tesla T4 is older"):
@@ -219,6 +219,26 @@ def test_a_graph_is_recorded_once_and_replayed(cuda):
     assert graph.graph.replays == 4
     graph(torch.full((2,), 5.0))
     assert image.tolist() == [5.0, 5.0], "another input is copied to where the graph reads"
+
+
+def test_running_out_of_memory_while_recording_is_that(cuda):
+    tries = []
+
+    def too_large(image):
+        tries.append(1)
+        if len(tries) > modes.WARM_UPS:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return image
+
+    with pytest.raises(torch.OutOfMemoryError):
+        modes.in_mode(too_large, cell(compile="cudagraph"), torch.device("cuda"))(torch.ones(1))
+
+
+def test_an_explicit_kernel_is_compared_with_the_written_softmax(context):
+    assert artifact.prepare(cell(attention="unfused"), context).deviation == 0
+    fused = artifact.prepare(cell(attention="fused"), context)
+    assert 0 < fused.deviation < 1e-5
+    assert all(module.fused_attn for module in fused.net.modules() if hasattr(module, "fused_attn"))
 
 
 def test_what_cannot_be_recorded_is_unsupported(cuda):

@@ -35,6 +35,7 @@ def test_cells_of_a_session_are_compared_round_by_round():
 def test_sessions_are_tied_by_their_anchor():
     """The machine was 1.4 times as slow in one of them; the anchor saw it, too."""
     said = claim(MEASURE, record(1.0, session="t", drift=1.4), record(1.1))
+    assert said.floor == pytest.approx(0.01 * 2**0.5), "two pairs of processes"
     assert said.ratio.value == pytest.approx(1 / 1.1, rel=0.01)
     assert said.different
     assert said.ratio.low < said.ratio.value < said.ratio.high
@@ -50,10 +51,10 @@ def test_without_a_tie_only_what_is_far_apart_is_claimed():
     assert not claim(MEASURE, record(1.2, session="t", anchor=""), record(1.0, anchor="")).different
 
 
-def test_an_unknown_floor_claims_nothing():
-    said = claim(MEASURE, record(1.5, floor=None), record(1.0))
-    assert said.ratio.value == pytest.approx(1.5, rel=0.01)
-    assert (said.floor, said.different) == (None, False)
+def test_with_an_unknown_floor_only_what_is_far_apart_is_claimed():
+    said = claim(MEASURE, record(1.3, floor=None), record(1.0))
+    assert (said.ratio, said.floor, said.different) == (None, None, False)
+    assert claim(MEASURE, record(2 * (1 + UNLINKED), floor=None), record(1.0)).different
 
 
 def test_a_record_without_rounds_is_only_far_apart_or_not():

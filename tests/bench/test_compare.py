@@ -1,6 +1,7 @@
 """Cost against value: the Pareto front, choices, and rows that lack a number."""
 
 import io
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -208,10 +209,24 @@ def test_without_a_floor_or_a_tie_nothing_is_claimed(tmp_path: Path, floor: floa
     assert [row["cost_tied"] for row in section["rows"]] == [True, True]
 
 
-def test_a_part_is_judged_by_the_floor_alone(tmp_path: Path) -> None:
-    records = [_turn("a", 10.0, part=1.0), _turn("b", 10.0, part=1.01), _turn("c", 10.0, part=1.05)]
+def test_a_part_is_judged_by_rounds_of_its_own(tmp_path: Path) -> None:
+    def with_part(name: str, part: float) -> Record:
+        record = _turn(name, 10.0, part=part)
+        series = [part * drift / 10 for drift in record.samples["turn_ms"]]
+        return replace(record, samples={**record.samples, "part_ms": series, "part_ms_round": list(range(12))})
+
+    records = [with_part("a", 1.0), with_part("b", 1.01), with_part("c", 1.05)]
     records += [make("accuracy", backbone=name, miou=30.0) for name in "abc"]
     write(tmp_path / "results" / "box", records)
     (section,) = compare(tmp_path / "results", cost="part_ms").as_json()
     assert [row["cost_rank"] for row in section["rows"]] == [1, 1, 3]
     assert [row["cost_margin_pct"] for row in section["rows"]] == [None] * 3
+
+
+def test_a_timed_value_is_ranked_by_what_may_be_claimed(tmp_path: Path) -> None:
+    records = [_turn("a", 10.0), _turn("b", 10.1), _turn("c", 12.0)]
+    records += [make("memory", backbone=name, peak_mib=float(i)) for i, name in enumerate("cba")]
+    write(tmp_path / "results" / "box", records)
+    (section,) = compare(tmp_path / "results", cost="peak_mib", value="turn_ms").as_json()
+    found = {row["fields"]["backbone"]: (row["rank"], row["near"]) for row in section["rows"]}
+    assert found == {"a": (1, False), "b": (1, False), "c": (3, False)}
