@@ -97,7 +97,7 @@ def seen(monkeypatch):
 
     def watch(device, index, workers):
         found.workers.append(workers)
-        return SimpleNamespace(start=lambda: None, stop=lambda own_s: found.stop(own_s))
+        return SimpleNamespace(start=lambda: None, stop=found.stop)
 
     monkeypatch.setattr(company, "watch", watch)
     monkeypatch.setattr(rounds.os, "sched_getaffinity", lambda pid: {0, 1})
