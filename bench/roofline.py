@@ -41,11 +41,6 @@ class Roofline:
     launches_pct: float | None
     bound: str
 
-    @property
-    def arithmetic_pct(self) -> float | None:
-        """The share of the arithmetic alone: the same number as `mfu_pct`."""
-        return self.mfu_pct
-
 
 def roofline(
     *,

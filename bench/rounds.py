@@ -1,5 +1,6 @@
 """One cell's share of interleaved rounds: warmed up, then timed turn by turn until it is known well enough."""
 
+import contextlib
 import os
 import time
 from collections.abc import Callable, Mapping
@@ -12,13 +13,14 @@ from bench.measure import Context, Invalid, Outcome, Turn, Value
 from bench.sampling import Interval, enough, interval, quantile, rounds_of
 from bench.timing import Call, Clock, calls_within, warm_up
 
-ROUND_S, MOST = 0.012, 10
+ROUND_S, MOST = 0.015, 10
 """Seconds of a turn for the main call, and the most calls in it. Short turns, and many: on a shared machine the ratio
 of two neighbours scatters as much over turns of a hundred calls as over turns of one, so only their number helps."""
 PART_S, PART_MOST = 0.006, 5
 """The same for a part. A turn has the main call and one part, the next turn another part."""
-SETTLED_MS = 50.0
-"""A shorter call is made once before a turn and not kept: caches, clocks and sleeping threads are the last cell's."""
+SETTLE_S, SETTLED_MS = 0.01, 50.0
+"""Seconds of calls before a turn that are not kept: caches and clocks are the last cell's, whose threads still spin for
+some milliseconds. A call of ``SETTLED_MS`` or more is long enough to drown that."""
 LEAST = 8
 """Rounds at the least, with two samples of each of four parts."""
 LOOKS = 1.4
@@ -76,6 +78,7 @@ class Rounds:
         self.context.report("warming up", 0, 1)
         warm = warm_up(self.clock, self.call)
         self.steady = warm.steady
+        settle = 0 if warm.ms >= SETTLED_MS else calls_within(SETTLE_S, warm.ms, most=MOST)
         counts = {self.name: calls_within(ROUND_S, warm.ms, most=MOST)}
         for name, part in self.parts.items():
             counts[name] = calls_within(PART_S, min(self.clock.times(part, 2)), most=PART_MOST)
@@ -93,8 +96,9 @@ class Rounds:
             if window is None:
                 window = self._open(turn, spent)
             window.rounds.append(turn.index)
-            if warm.ms < SETTLED_MS:
-                spent += sum(self.clock.times(self.call, 1))
+            _move(turn.index)
+            if settle:
+                spent += sum(self.clock.times(self.call, settle))
             part = parts[turn.index % len(parts)] if parts else self.name
             for name in dict.fromkeys((self.name, part)):
                 samples = self.clock.times(calls[name], counts[name])
@@ -207,6 +211,18 @@ class Rounds:
             if all(value is not None for value in values):
                 found[name] = [round(value, 3) for value in values]
         return found
+
+
+def _move(index: int) -> None:
+    """Put this thread on the CPU whose turn it is, and let it go again.
+
+    Virtual CPUs of one machine are not equally fast at a time, and a process tends to stay where it is: two processes of
+    one model would differ for as long as they live. So all cells of a round start on the same CPU, and rounds go round.
+    """
+    cpus = sorted(os.sched_getaffinity(0))
+    with contextlib.suppress(OSError):
+        os.sched_setaffinity(0, {cpus[index % len(cpus)]})
+        os.sched_setaffinity(0, cpus)
 
 
 @dataclass

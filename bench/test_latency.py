@@ -27,6 +27,8 @@ def test_latency(benchmark: Any, cell: Cell, root: Path | None) -> None:
     benchmark.extra_info.update({name: value for name, value in asdict(cell).items() if value is not None})
     threads = torch.get_num_threads()
     torch.set_num_threads(cell.threads)
+    # All models enter by one function; what is compiled for the cells before would fill its cache.
+    torch.compiler.reset()
     try:
         ready = artifact.prepare(cell, Context(lambda *_: None, cell.threads, cache_folder(), root))
         benchmark.extra_info["deviation"] = ready.deviation

@@ -73,7 +73,7 @@ def clock_of(device: torch.device) -> Clock:
 class WarmUp:
     """How a warm-up ended.
 
-    calls: made in it. ms: of one call at its end. steady: whether the last two windows agreed.
+    calls: made in it. ms: of one call at its end. steady: whether the last window was not faster than the one before.
     """
 
     calls: int

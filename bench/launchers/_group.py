@@ -1,6 +1,7 @@
 """Cells that are measured in rounds: A B C, A B C, ..., each by a process that keeps its model loaded."""
 
 import os
+import random
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -106,7 +107,8 @@ class Group:
         everyone = tuple(turning)
         index = 0
         while turning:
-            for worker in tuple(turning):
+            # In another order each time: nobody always follows the same neighbour, or is first after a pause.
+            for worker in random.Random(index).sample(turning, len(turning)):  # noqa: S311 - no secret
                 others = sum(one.cpu_s for one in everyone if one is not worker)
                 worker.grant(index, len(turning), others)
                 for event in self.workers.until_turn(worker):

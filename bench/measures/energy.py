@@ -12,6 +12,7 @@ from bench import artifact, model
 from bench.cell import Cell
 from bench.measure import Context, Outcome
 from bench.nvml import Gpu, open_gpu
+from bench.rounds import undisturbed
 from bench.timing import Call, calls_within, clock_of, warm_up
 
 CATALOGUE = {
@@ -170,17 +171,21 @@ def measure(cell: Cell, context: Context) -> Outcome:
     with torch.inference_mode():
         context.report("warm-up", 0, 1)
         ms = warm_up(clock_of(device), ready.forward).ms
-        context.report("counting", 0, 1)
-        spent = spend(counter, ready.forward, lambda: model.synchronize(device), ms=ms)
-    images = spent.passes * cell.batch
-    return Outcome(
-        {
-            "joules_per_image": None if spent.joules is None else spent.joules / images,
-            "power_w": spent.watts,
-            "idle_w": idle.watts,
-        },
-        {"images": [images], "window_s": [spent.seconds], "idle_s": [idle.seconds]},
-    )
+
+        def count() -> Outcome:
+            context.report("counting", 0, 1)
+            spent = spend(counter, ready.forward, lambda: model.synchronize(device), ms=ms)
+            images = spent.passes * cell.batch
+            return Outcome(
+                {
+                    "joules_per_image": None if spent.joules is None else spent.joules / images,
+                    "power_w": spent.watts,
+                    "idle_w": idle.watts,
+                },
+                {"images": [images], "window_s": [spent.seconds], "idle_s": [idle.seconds]},
+            )
+
+        return undisturbed(count, cell, context)
 
 
 def rest(counter: Counter) -> Spent:

@@ -20,7 +20,6 @@ KNOWN = {
 def test_shares_are_the_time_that_each_limit_alone_would_take():
     found = roofline(**KNOWN)
     assert found.mfu_pct == pytest.approx(50)
-    assert found.arithmetic_pct == found.mfu_pct
     assert found.traffic_pct == pytest.approx(25)
     assert found.launches_pct == pytest.approx(7.5)
     assert found.bound == "arithmetic"
