@@ -184,9 +184,9 @@ def _load(net: Model, images: Tensor) -> int | None:
 class Training:
     """A model ready to be trained on one batch, over and over.
 
-    deviation is the relative distance of the first loss from that of eager float32, from the same seed. A compiled model
-    draws its own random numbers, and a detector samples by scores that are nearly equal, so that a sound step may differ
-    by some per cent: it is a figure to look at, and no tolerance is set on it.
+    deviation is the relative distance of the first loss from that of eager float32, from the same seed. A compiled
+    model draws its own random numbers, and a detector samples by scores that are nearly equal, so that a sound step may
+    differ by some per cent: it is a figure to look at, and no tolerance is set on it.
 
     Attributes:
         net: in float32, in train mode.

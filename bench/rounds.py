@@ -216,8 +216,9 @@ class Rounds:
 def _move(index: int) -> None:
     """Put this thread on the CPU whose turn it is, and let it go again.
 
-    Virtual CPUs of one machine are not equally fast at a time, and a process tends to stay where it is: two processes of
-    one model would differ for as long as they live. So all cells of a round start on the same CPU, and rounds go round.
+    Virtual CPUs of one machine are not equally fast at a time, and a process tends to stay where it is: two processes
+    of one model would differ for as long as they live. So all cells of a round start on the same CPU, and rounds go
+    round.
     """
     cpus = sorted(os.sched_getaffinity(0))
     with contextlib.suppress(OSError):

@@ -51,4 +51,3 @@ def test_a_wrong_matrix_says_what_there_is(tmp_path):
     done = run("--matrix", "defualt", cwd=tmp_path)
     assert done.returncode != 0
     assert "did you mean default" in done.stdout + done.stderr
-    assert "name one with --matrix" in run(cwd=tmp_path).stdout

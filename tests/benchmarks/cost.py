@@ -64,6 +64,12 @@ def report(seconds: float, records: list[Record], runs: list[dict[str, Any]], se
     active = sum(record.wall_s for record in good)
     timed = sum(sum(record.samples[name]) for record in good for name in record.samples if _is_time(name)) / 1e3
     ended = sum(record.values["latency_ended"] == "target" for record in good)
+    cheap = seconds_plain >= 3 * seconds
+    narrow = median(halves) <= median(claimed)
+    verdict = (
+        f"At least 3 times less: {'yes' if cheap else 'NO'}. At an equal or narrower interval, as each states its own: "
+        f"{'yes' if narrow else 'NO'}."
+    )
     lines = [
         "# What sixty latencies cost",
         "",
@@ -74,6 +80,8 @@ def report(seconds: float, records: list[Record], runs: list[dict[str, Any]], se
         f"| cells with a number | {len(good)} | {len(runs)} |",
         f"| wall time (s) | {seconds:.0f} | {seconds_plain:.0f} |",
         f"| half of the 95 % CI, median over cells (%) | {median(halves):.1f} | {median(claimed):.1f} |",
+        "",
+        verdict,
         "",
         f"The plain script takes {seconds_plain / seconds:.1f} times as long. Its seconds: "
         f"import {total['import_s']:.0f}, build {total['build_s']:.0f}, iterate {total['iterate_s']:.0f}, "
