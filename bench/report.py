@@ -254,7 +254,7 @@ def _company(table: Table) -> list[str]:
         groups = len({str(one.values["session"]) for one in records})
         target = sum(one.values.get(f"{measure.interleaved.removesuffix('_ms')}_ended") == "target" for one in records)
         blocks.append(
-            f"- {measure.name}: noise floor {floors} over {groups} groups; "
+            f"- {measure.name}: noise floor {floors} over {groups} group(s); "
             f"{taken} rounds, {disturbed} of them disturbed by others; {target} of {len(records)} cells reached the "
             f"target, the others used their budget."
             + (f" Not known here (?): {'; '.join(unknown)}." if unknown else "")
