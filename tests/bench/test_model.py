@@ -3,9 +3,8 @@ import torch
 
 import bench
 from backbones.contract import Unsupported
-from bench import model
+from bench import model, modes
 from bench.errors import UserError
-from bench.measures import latency
 from tests.bench.test_local import job
 
 
@@ -53,14 +52,7 @@ def test_a_device_that_is_not_there_is_unsupported():
 
 def test_the_artifact_is_in_the_cells_dtype_and_in_inference_mode():
     cell = job("latency", dtype=["bf16"]).cell
-    net = model.for_inference(model.of_cell(cell, 3), cell, torch.device("cpu"))
+    net = modes.for_inference(model.of_cell(cell, 3), cell, torch.device("cpu"))
     assert {tensor.dtype for tensor in net.parameters()} == {torch.bfloat16}
     assert not net.training
-    assert model.noise(cell, torch.device("cpu")).dtype == torch.bfloat16
-
-
-def test_latency_keeps_its_promises_on_the_number_of_passes():
-    calls = []
-    seconds = latency._passes(calls.append, torch.zeros(1), torch.device("cpu"), budget_s=0.0, least=7)
-    assert len(seconds) == len(calls) == 7
-    assert len(latency._passes(calls.append, torch.zeros(1), torch.device("cpu"), budget_s=9e9, least=1, most=20)) == 20
+    assert modes.noise(cell, torch.device("cpu")).dtype == torch.bfloat16
