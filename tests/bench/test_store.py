@@ -7,7 +7,7 @@ from bench.errors import UserError
 from bench.record import Record, parse
 from bench.store import RECORDS, Store
 
-FIELDS = {"backbone": "vit_pico", "window": "keep", "padding": "refuse"}
+FIELDS = {"backbone": "vit_pico", "window": "keep", "padding": "refuse", "memory_format": "contiguous"}
 RECORD = Record("latency", 1, FIELDS, {}, "here", "ok", values={"latency_ms": 1.5, "unknown": None})
 
 

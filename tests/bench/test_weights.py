@@ -250,13 +250,13 @@ def test_on_the_meta_device_nothing_is_read():
 QUESTION = """
 question = "What do weights change?"
 [[grid]]
-measure = "latency"
+measure = "memory"
 backbone = "vit_pico"
 weights = ["random", "mine.safetensors"]
 resolution = 64
 head = "linear"
 [[grid]]
-measure = "latency"
+measure = "memory"
 backbone = "vit_tiny"
 weights = "pretrained"
 resolution = 60

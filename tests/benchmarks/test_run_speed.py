@@ -5,7 +5,7 @@ import pytest
 from bench import matrix, run
 from bench.dataset import Roots
 from bench.environment import describe
-from bench.launchers import local
+from bench.launchers import _worker, local
 from bench.launchers.contract import Finished, Settings
 from bench.store import Store
 from tests.bench import misbehaving
@@ -24,7 +24,7 @@ def test_planning_hundreds_of_measurements(benchmark, tmp_path):
 
 def test_fixed_cost_of_a_cell(benchmark, tmp_path, monkeypatch):
     """One measurement that does nothing, from start to its event, once the fork server stands."""
-    monkeypatch.setattr(local, "_work", misbehaving.work)
+    monkeypatch.setattr(_worker, "_work", misbehaving.work)
     settings = Settings(tmp_path, tmp_path, 60.0)
 
     def cell():
