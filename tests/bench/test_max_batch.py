@@ -249,8 +249,8 @@ def test_the_largest_batch_of_a_real_model_fits_and_one_more_does_not(context, t
     trial = in_child(task)
     best, probes, ends = trial.end.split(" ", 2)
     assert ends in ("['fits', 'oom']", "['fits', 'suspect']"), trial
-    # By the law of attention an image takes 2.2 MB, and weights 2 MB: 29 in a fresh process. One that has run other tests
-    # has freed memory inside its heap, which a limit on what is added does not count.
+    # By the law of attention an image takes 2.2 MB, and weights 2 MB: 29 in a fresh process. One that has run other
+    # tests has freed memory inside its heap, which a limit on what is added does not count.
     assert 22 < int(best) < 60
     assert int(probes) >= 10
     assert 50 < trial.mib <= 64 == trial.limit_mib
