@@ -24,8 +24,8 @@ TOLERANCE = {"fp32": 1e-3, "tf32": 2e-2, "fp16": 2e-2, "bf16": 1e-1}
 """dtype -> the relative L2 distance from eager float32 up to which a row counts.
 
 Ten times and more what was seen of the pico models at 224 px on a CPU (fp32 in other formats and kernels 3e-7, fp16
-1e-3, bf16 9e-3; TF32 was not at hand), for deeper models drift further, and far below the 1 of an output that has nothing to
-do with the model's."""
+1e-3, bf16 9e-3; TF32 was not at hand), for deeper models drift further, and far below the 1 of an output that has
+nothing to do with the model's."""
 
 COMPARED = 2
 """Images that are run in eager float32 for it: float32 for the whole batch could need more memory than the cell."""
