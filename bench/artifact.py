@@ -17,6 +17,7 @@ from bench.cell import Cell
 from bench.measure import Context, Invalid, Outcome
 from bench.quick import quick_weights
 from bench.timing import Call
+from bench.traffic import Traffic
 from bench.training import Stepper
 from heads.contract import Boxes, Model, Target, TokenHead
 
@@ -49,6 +50,7 @@ class Artifact:
         deviation: relative L2 distance of its outputs from those of eager float32.
         compile_s: seconds that the first call took beyond a later one; None in eager mode.
         candidates: boxes an image that go into NMS; None where the head has no NMS.
+        traffic: of the first call, in eager mode; None in others.
     """
 
     net: Model
@@ -58,6 +60,7 @@ class Artifact:
     deviation: float
     compile_s: float | None
     candidates: int | None
+    traffic: Traffic | None = None
 
     def forward(self) -> Any:
         """Backbone and head."""
@@ -115,14 +118,19 @@ def prepare(cell: Cell, context: Context) -> Artifact:
     image = modes.noise(cell, device)
     run = modes.in_mode(net, cell, device)
     context.report("first call" if cell.compile == "none" else "compiling", 0, 1)
-    with torch.inference_mode():
-        raw, first_s = _timed(run, image)
-        compile_s = None
-        if cell.compile != "none":
+    compile_s = traffic = None
+    if cell.compile == "none":
+        # Counted in the call that has to be made anyway: of a slow model each one is dear.
+        with torch.no_grad(), Traffic() as traffic:
+            raw = run(image)
+    else:
+        with torch.inference_mode():
+            first_s = _timed(run, image)[1]
             # The second call may still record what the first has compiled.
             second_s = _timed(run, image)[1]
             raw, later_s = _timed(run, image)
             compile_s = max(0.0, first_s + second_s - 2 * later_s)
+    with torch.inference_mode():
         found = [tensor[: len(few)].float() for tensor in net.head.smooth(raw)]
         deviation = distance(found, wanted)
     if not deviation <= TOLERANCE[cell.dtype]:
@@ -135,7 +143,7 @@ def prepare(cell: Cell, context: Context) -> Artifact:
     with torch.inference_mode():
         # After the comparison: the head's outputs mean nothing from here on.
         candidates = _load(net, image)
-    return Artifact(net, image, run, device, deviation, compile_s, candidates)
+    return Artifact(net, image, run, device, deviation, compile_s, candidates, traffic)
 
 
 @contextlib.contextmanager

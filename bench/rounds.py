@@ -17,12 +17,15 @@ ROUND_S, MOST = 0.015, 10
 """Seconds of a turn for the main call, and the most calls in it. Short turns, and many: on a shared machine the ratio
 of two neighbours scatters as much over turns of a hundred calls as over turns of one, so only their number helps."""
 PART_S, PART_MOST = 0.006, 5
-"""The same for a part. A turn has the main call and one part, the next turn another part."""
+"""The same for a part. A turn has the main call and at most one part, the next turn another part."""
+PART_LEAST, PART_SHARE = 2, 0.25
+"""Turns that each part gets in any case, and the share of the time spent that all parts get beyond these: the time goes
+to the call whose interval is stated."""
 SETTLE_S, SETTLED_MS = 0.01, 50.0
 """Seconds of calls before a turn that are not kept: caches and clocks are the last cell's, whose threads still spin for
 some milliseconds. A call of ``SETTLED_MS`` or more is long enough to drown that."""
 LEAST = 8
-"""Rounds at the least, with two samples of each of four parts."""
+"""Rounds at the least, enough for two turns of each of four parts."""
 LOOKS = 1.4
 """Whether it is enough is asked at round 8 and whenever there are so many times as many: an interval that is looked at
 after every round is sure to look narrow once."""
@@ -76,14 +79,14 @@ class Rounds:
         """Warm up, then take rounds until the precision is reached or the budget ends."""
         precision = self.context.precision
         self.context.report("warming up", 0, 1)
+        # Parts first: their calls warm up the whole, too.
+        counts = {name: self._calls_in_turn(part) for name, part in self.parts.items()}
         warm = warm_up(self.clock, self.call)
         self.steady = warm.steady
         settle = 0 if warm.ms >= SETTLED_MS else calls_within(SETTLE_S, warm.ms, most=MOST)
-        counts = {self.name: calls_within(ROUND_S, warm.ms, most=MOST)}
-        for name, part in self.parts.items():
-            counts[name] = calls_within(PART_S, min(self.clock.times(part, 2)), most=PART_MOST)
+        counts[self.name] = calls_within(ROUND_S, warm.ms, most=MOST)
         calls, parts = {self.name: self.call, **self.parts}, tuple(self.parts)
-        self.look, spent = LEAST, 0.0
+        self.look, spent, on_parts, had = LEAST, 0.0, 0.0, 0
         medians: dict[int, float] = {}
         window: _Window | None = None
         for turn in self.context.turns():
@@ -99,16 +102,27 @@ class Rounds:
             _move(turn.index)
             if settle:
                 spent += sum(self.clock.times(self.call, settle))
-            part = parts[turn.index % len(parts)] if parts else self.name
-            for name in dict.fromkeys((self.name, part)):
+            names = [self.name]
+            if parts and (had < PART_LEAST * len(parts) or on_parts <= PART_SHARE * spent):
+                names.append(parts[had % len(parts)])
+                had += 1
+            for name in names:
                 samples = self.clock.times(calls[name], counts[name])
                 spent += sum(samples)
+                on_parts += 0 if name == self.name else sum(samples)
                 self.series[f"{name}_ms"] += samples
                 self.index[f"{name}_ms"] += [turn.index] * len(samples)
                 if name == self.name:
                     medians[turn.index] = median(samples)
             self.taken += 1
             self.context.report("timing", min(round(spent / 10 / precision.budget_s), 100), 100)
+
+    def _calls_in_turn(self, part: Call) -> int:
+        """How many calls of a part there are in a turn that has it."""
+        (ms,) = self.clock.times(part, 1)
+        if ms < PART_S * 1e3:  # else a second look changes nothing
+            ms = min(ms, *self.clock.times(part, 1))
+        return calls_within(PART_S, ms, most=PART_MOST)
 
     def _known_well_enough(self, medians: Mapping[int, float], spent_s: float) -> bool:
         """Whether to stop: the target is reached, the budget is spent, or there is no use in going on."""

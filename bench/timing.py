@@ -87,15 +87,18 @@ def warm_up(clock: Clock, call: Call, *, window_s: float = 0.04, budget_s: float
     Args:
         clock: of the device.
         call: what is to be timed afterwards.
-        window_s: seconds of a window; it has two calls at least.
+        window_s: seconds of a window; it has two calls at least, or one that takes as long.
         budget_s: seconds after which it ends anyway, once there were two windows.
-        least: calls before the first window (allocations, lazy initialisation, autotuning).
+        least: calls before the first window (allocations, lazy initialisation, autotuning); fewer if these fill one.
     """
-    last = median(clock.times(call, least))
-    calls, spent = least, 0.0
+    first: list[float] = []
+    while len(first) < least and sum(first) < window_s * 1e3:
+        first += clock.times(call, 1)
+    last = median(first)
+    calls, spent = len(first), 0.0
     previous: float | None = None
     while True:
-        count = max(2, min(50, round(window_s * 1e3 / max(last, 1e-3))))
+        count = max(1 if last >= window_s * 1e3 else 2, min(50, round(window_s * 1e3 / max(last, 1e-3))))
         window = clock.times(call, count)
         calls, spent, last = calls + count, spent + sum(window) / 1e3, median(window)
         if previous is not None:

@@ -67,8 +67,10 @@ def measure(cell: Cell, context: Context) -> Outcome:
     (``deviation``, relative L2).
     """
     ready = artifact.prepare(cell, context)
-    with torch.no_grad(), Traffic(fused=cell.compile not in ("none", "cudagraph")) as traffic:
-        ready.net(ready.image)
+    traffic = ready.traffic
+    if traffic is None:
+        with torch.no_grad(), Traffic(fused=cell.compile != "cudagraph") as traffic:
+            ready.net(ready.image)
     with torch.inference_mode():
         rounds = Rounds("latency", ready.forward, ready.parts(cell), clock_of(ready.device), cell, context)
         rounds.take()

@@ -125,7 +125,7 @@ def test_rounds_end_with_the_budget_and_say_so(seen):
     outcome = take(Script(itertools.cycle([100.0, 130.0, 90.0, 101.0, 77.0])), target=0.001, budget_s=4.0)
     assert outcome.values["latency_ended"] == "budget"
     assert outcome.values["latency_ci_pct"] > 0.1
-    assert 15 <= outcome.values["rounds"] <= 25, "200 ms a round"
+    assert 26 <= outcome.values["rounds"] <= 36, "100 ms a round, and a third of that for the part"
 
 
 def test_short_calls_are_settled_and_parts_take_turns(seen):
@@ -159,6 +159,34 @@ def test_short_calls_are_settled_and_parts_take_turns(seen):
     assert set(outcome.samples["a_ms_round"]) == set(range(0, rounds, 2))
     assert set(outcome.samples["b_ms_round"]) == set(range(1, rounds, 2))
     assert outcome.values["latency_p90_ms"] == 2.0
+
+
+def test_parts_take_a_quarter_of_the_time_once_each_was_there_twice(seen):
+    def part():
+        """Far slower than the whole, as decoding is in a small detector."""
+
+    whole = itertools.cycle([50.0, 60.0, 70.0])
+
+    class Clock:
+        def times(self, call, count):
+            return [400.0 if call is part else next(whole) for _ in range(count)]
+
+    taken = Rounds(
+        "latency", lambda: None, {"a": part, "b": part}, Clock(), cell(), context(budget_s=10.0, target=1e-9)
+    )
+    taken.take()
+    samples = taken.outcome({}, rate="images_per_s").samples
+    on_parts = sum(samples["a_ms"]) + sum(samples["b_ms"])
+    assert samples["a_ms_round"][:2] == [0, 2]
+    assert samples["b_ms_round"][:2] == [1, 3]
+    assert 2400 <= on_parts <= 3000, "of ten seconds"
+    assert len(samples["latency_ms"]) >= 120
+
+
+def test_a_long_call_is_warmed_up_by_few():
+    script = Script(itertools.repeat(300.0))
+    assert warm_up(script, lambda: None).calls == 3
+    assert warm_up(Script(itertools.repeat(30.0)), lambda: None).calls == 6
 
 
 @pytest.fixture
