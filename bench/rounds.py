@@ -2,9 +2,11 @@
 
 import contextlib
 import os
+import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from statistics import median
 
 from bench import company
@@ -87,6 +89,7 @@ class Rounds:
         counts[self.name] = calls_within(ROUND_S, warm.ms, most=MOST)
         calls, parts = {self.name: self.call, **self.parts}, tuple(self.parts)
         self.look, spent, on_parts, had = LEAST, 0.0, 0.0, 0
+        places = _Places(self.cell.threads if self.cell.device == "cpu" else 0)
         medians: dict[int, float] = {}
         window: _Window | None = None
         for turn in self.context.turns():
@@ -99,15 +102,15 @@ class Rounds:
             if window is None:
                 window = self._open(turn, spent)
             window.rounds.append(turn.index)
-            _move(turn.index)
-            if settle:
-                spent += sum(self.clock.times(self.call, settle))
             names = [self.name]
             if parts and (had < PART_LEAST * len(parts) or on_parts <= PART_SHARE * spent):
                 names.append(parts[had % len(parts)])
                 had += 1
-            for name in names:
-                samples = self.clock.times(calls[name], counts[name])
+            with places.taken(turn.index):
+                settling = self.clock.times(self.call, settle) if settle else []
+                timed = {name: self.clock.times(calls[name], counts[name]) for name in names}
+            spent += sum(settling)
+            for name, samples in timed.items():
                 spent += sum(samples)
                 on_parts += 0 if name == self.name else sum(samples)
                 self.series[f"{name}_ms"] += samples
@@ -227,17 +230,51 @@ class Rounds:
         return found
 
 
-def _move(index: int) -> None:
-    """Put this thread on the CPU whose turn it is, and let it go again.
+class _Places:
+    """Gives each busy thread of this process a CPU of its own, another one every round, if all CPUs are in use, or one.
 
-    Virtual CPUs of one machine are not equally fast at a time, and a process tends to stay where it is: two processes
-    of one model would differ for as long as they live. So all cells of a round start on the same CPU, and rounds go
-    round.
+    Left to itself, the scheduler of a small machine now and then lets two threads of a team share one CPU while another
+    idles, for tens of milliseconds, above all after a pause: a pass then takes two to three times as long. And virtual
+    CPUs of one machine are not equally fast at a time, so that two processes of one model would differ for as long as
+    they live if each kept its places. Where CPUs are to spare, the scheduler does it well.
+
+    Args:
+        threads: of an operation.
     """
-    cpus = sorted(os.sched_getaffinity(0))
-    with contextlib.suppress(OSError):
-        os.sched_setaffinity(0, {cpus[index % len(cpus)]})
-        os.sched_setaffinity(0, cpus)
+
+    def __init__(self, threads: int) -> None:
+        self.cpus = sorted(os.sched_getaffinity(0))
+        self.busy = _busiest(threads) if threads in (1, len(self.cpus)) else ()
+
+    @contextlib.contextmanager
+    def taken(self, index: int) -> Iterator[None]:
+        """Within it, the places of a round are taken."""
+        for place, thread in enumerate(self.busy):
+            _allow(thread, {self.cpus[(index + place) % len(self.cpus)]})
+        try:
+            yield
+        finally:
+            for thread in self.busy:
+                _allow(thread, self.cpus)
+
+
+def _allow(thread: int, cpus: Iterable[int]) -> None:
+    with contextlib.suppress(OSError):  # it has ended
+        os.sched_setaffinity(thread, cpus)
+
+
+def _busiest(count: int, tasks: Path = Path("/proc/self/task")) -> tuple[int, ...]:
+    """The threads of this process that have used most CPU time, the one that calls first; () where it is not told."""
+    used: dict[int, int] = {}
+    try:
+        for folder in tasks.iterdir():
+            words = (folder / "stat").read_text(encoding="ascii").rpartition(")")[2].split()
+            used[int(folder.name)] = int(words[11]) + int(words[12])  # utime and stime, behind the name
+    except (OSError, ValueError, IndexError):
+        return ()
+    me = threading.get_native_id()
+    others = sorted(used.keys() - {me}, key=lambda thread: used[thread], reverse=True)
+    return (me, *others[: count - 1])
 
 
 @dataclass

@@ -1,6 +1,7 @@
 """The clocks, the warm-up and one cell's rounds, with time that is made up."""
 
 import itertools
+import threading
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -165,7 +166,7 @@ def test_parts_take_a_quarter_of_the_time_once_each_was_there_twice(seen):
     def part():
         """Far slower than the whole, as decoding is in a small detector."""
 
-    whole = itertools.cycle(range(40, 80, 3))
+    whole = itertools.cycle(range(52, 70, 3))
 
     class Clock:
         def times(self, call, count):
@@ -251,3 +252,26 @@ def test_other_workers_of_the_run_are_no_strangers(seen):
     taken.take()
     assert set(seen.workers) == {5}
     assert set(told) == {10.0}, "what they used since the window was opened"
+
+
+def test_every_busy_thread_has_a_cpu_of_its_own_and_they_go_round(monkeypatch, tmp_path):
+    me = threading.get_native_id()
+    for thread, used in {me: 5, 7001: 90, 7002: 3, 7003: 40}.items():
+        (tmp_path / str(thread)).mkdir()
+        (tmp_path / str(thread) / "stat").write_text(f"{thread} (odd) name) S " + " ".join(["0"] * 10) + f" {used} 1 0")
+    assert rounds._busiest(3, tmp_path) == (me, 7001, 7003)
+    assert rounds._busiest(3, tmp_path / "none") == ()
+    allowed = []
+    monkeypatch.setattr(rounds, "_busiest", lambda count: (me, 7001)[:count])
+    monkeypatch.setattr(rounds.os, "sched_getaffinity", lambda pid: {2, 4})
+    monkeypatch.setattr(rounds.os, "sched_setaffinity", lambda thread, cpus: allowed.append((thread, set(cpus))))
+    places = rounds._Places(2)
+    with places.taken(6):
+        assert allowed == [(me, {2}), (7001, {4})]
+    assert allowed[2:] == [(me, {2, 4}), (7001, {2, 4})]
+    allowed.clear()
+    with places.taken(7):
+        assert allowed == [(me, {4}), (7001, {2})]
+    monkeypatch.setattr(rounds.os, "sched_getaffinity", lambda pid: {2, 4, 6})
+    assert rounds._Places(2).busy == (), "with a CPU to spare the scheduler does it"
+    assert rounds._Places(1).busy == (me,)
