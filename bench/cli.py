@@ -69,7 +69,7 @@ def run(
         float, typer.Option(help="time until the 95 % confidence interval of the median is within this share", min=1e-4)
     ] = 0.01,
     budget: Annotated[float, typer.Option(help="or for so many seconds a cell", min=0.01)] = 1.5,
-    group: Annotated[int, typer.Option(help="most cells timed in turns; their records come together", min=1)] = 12,
+    group: Annotated[int, typer.Option(help="most cells timed in turns; their records come together", min=1)] = 16,
     allow_company: Annotated[
         bool, typer.Option("--allow-company", help="let rounds count that other processes disturbed")
     ] = False,

@@ -49,11 +49,10 @@ class _Tiled(TorchDispatchMode):
         return func(*args, **kwargs)
 
     def _fill(self, tensor: Tensor, scale: float, shift: float) -> None:
-        flat = tensor.view(-1)
-        values = (self.tile * scale + shift).to(tensor.dtype)
-        whole = len(flat) // TILE * TILE
-        flat[:whole].view(-1, TILE).copy_(values.expand(whole // TILE, TILE))
-        flat[whole:].copy_(values[: len(flat) - whole])
+        for part in tensor.view(-1).split(TILE):
+            torch.mul(self.tile[: len(part)], scale, out=part)
+            if shift:
+                part.add_(shift)
 
 
 def _uniform(low: float = 0.0, high: float = 1.0) -> tuple[float, float]:

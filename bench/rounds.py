@@ -15,17 +15,17 @@ from bench.measure import Context, Invalid, Outcome, Turn, Value
 from bench.sampling import Interval, enough, interval, quantile, rounds_of
 from bench.timing import Call, Clock, calls_within, warm_up
 
-ROUND_S, MOST = 0.015, 10
+ROUND_S, MOST = 0.008, 10
 """Seconds of a turn for the main call, and the most calls in it. Short turns, and many: on a shared machine the ratio
 of two neighbours scatters as much over turns of a hundred calls as over turns of one, so only their number helps."""
-PART_S, PART_MOST = 0.006, 5
+PART_S, PART_MOST = 0.004, 5
 """The same for a part. A turn has the main call and at most one part, the next turn another part."""
 PART_LEAST, PART_SHARE = 2, 0.25
 """Turns that each part gets in any case, and the share of the time spent that all parts get beyond these: the time goes
 to the call whose interval is stated."""
-SETTLE_S, SETTLED_MS = 0.01, 50.0
+SETTLE_S, SETTLED_MS = 0.004, 20.0
 """Seconds of calls before a turn that are not kept: caches and clocks are the last cell's, whose threads still spin for
-some milliseconds. A call of ``SETTLED_MS`` or more is long enough to drown that."""
+a moment (`bench.launchers._worker` sees to it that it is a short one). A call of ``SETTLED_MS`` or more drowns that."""
 LEAST = 8
 """Rounds at the least, enough for two turns of each of four parts."""
 LOOKS = 1.4

@@ -2,9 +2,10 @@
 
 import contextlib
 import multiprocessing
+import os
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, MutableMapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -15,6 +16,12 @@ from multiprocessing.context import ForkServerContext, ForkServerProcess
 from bench.launchers.contract import Event, Finished, Job, Progress, Settings
 
 POLL_S = 0.2
+
+SPIN = {"GOMP_SPINCOUNT": "50000", "KMP_BLOCKTIME": "2"}
+"""How long an idle thread of OpenMP keeps its CPU busy before it sleeps: 1 to 3 ms, of GNU's and of LLVM's library.
+
+Their own choice is 5 to 15 ms and 200 ms, for which the threads of one cell would compete with those of the next one.
+Between two operations of a pass there is far less, so that no thread falls asleep within one."""
 
 
 @dataclass
@@ -68,6 +75,7 @@ class Workers:
         self.context.set_forkserver_preload(["__main__", "bench.worker"])
         # The server and its workers inherit the mask: Ctrl-C is for this process, which ends them in order.
         # (Starting the resource tracker unblocks SIGINT, so it has to be there before.)
+        _spin_less(os.environ)  # which the server inherits
         resource_tracker.ensure_running()
         with _interrupt_later():
             forkserver.ensure_running()
@@ -113,6 +121,13 @@ class Workers:
             one.process.kill()
         for one in self.running:
             one.process.join()
+
+
+def _spin_less(environment: MutableMapping[str, str]) -> None:
+    """Set `SPIN`, unless the user has said how threads are to wait."""
+    if "OMP_WAIT_POLICY" not in environment:
+        for name, value in SPIN.items():
+            environment.setdefault(name, value)
 
 
 @contextmanager

@@ -53,7 +53,7 @@ class Settings:
     cache: Path
     pictures: Path
     timeout_s: float
-    group: int = 12
+    group: int = 16
     precision: Precision = field(default_factory=Precision)
     anchors: Mapping[tuple[str, str], Job] = field(default_factory=dict)
 

@@ -110,3 +110,12 @@ def test_slices_keep_what_belongs_together(monkeypatch):
         (["m3", "m4"], [["l2", "l3"], ["t2", "t3"]]),
         ([], [["l4"], ["t4"]]),
     ]
+
+
+def test_idle_threads_soon_sleep_unless_the_user_has_said_how_they_wait():
+    said = {"GOMP_SPINCOUNT": "7"}
+    _worker._spin_less(said)
+    assert said == {"GOMP_SPINCOUNT": "7", "KMP_BLOCKTIME": "2"}
+    passive = {"OMP_WAIT_POLICY": "PASSIVE"}
+    _worker._spin_less(passive)
+    assert passive == {"OMP_WAIT_POLICY": "PASSIVE"}
