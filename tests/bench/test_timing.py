@@ -155,8 +155,8 @@ def test_short_calls_are_settled_and_parts_take_turns(seen):
     taken.take()
     outcome = taken.outcome({}, rate="images_per_s")
     rounds = outcome.values["rounds"]
-    assert len(outcome.samples["latency_ms"]) == 7 * rounds, "15 ms a turn"
-    assert calls["main"] > 12 * rounds, "10 ms before each that are not kept"
+    assert len(outcome.samples["latency_ms"]) == 4 * rounds, "8 ms a turn"
+    assert calls["main"] >= 6 * rounds, "4 ms before each that are not kept"
     assert set(outcome.samples["a_ms_round"]) == set(range(0, rounds, 2))
     assert set(outcome.samples["b_ms_round"]) == set(range(1, rounds, 2))
     assert outcome.values["latency_p90_ms"] == 2.0
