@@ -5,7 +5,7 @@ Such a file has a *literal* ``CATALOGUE`` with one entry, read without importing
     CATALOGUE = {
         "latency": {
             "version": 1,                   # raise it when the number changes its meaning: old records no longer count
-            "fields": ["backbone", ...],    # fields of Cell that the number depends on
+            "fields": ["@model", "batch"],  # fields of Cell that the number depends on; @: a set of `SETS`
             "exclusive": True,              # must have the machine to itself
             "interleaved": "forward_ms",    # optional: taken in rounds, and the series that the noise floor is of
             "needs": ["roof"],              # optional: measures without which its columns cannot be read
@@ -33,6 +33,12 @@ from typing import Any, Literal
 from bench.catalogue import entries
 from bench.cell import FIELDS
 from bench.errors import UserError
+
+SETS: Mapping[str, tuple[str, ...]] = {
+    "@model": ("backbone", "patch", "weights", "head", "height", "width", "dataset", "window", "padding"),
+    "@mode": ("dtype", "compile", "attention", "device", "threads", "memory_format"),
+}
+"""Fields that belong together: which model, for which input (a data set gives the number of classes), and how it runs."""
 
 Value = float | int | str | None | dict[str, float | None]
 
@@ -170,11 +176,12 @@ def measures() -> Mapping[str, Measure]:
 
 def _parse(name: str, facts: Mapping[str, Any], source: Path, doc: str) -> Measure:
     try:
+        fields = {field for word in facts["fields"] for field in SETS.get(word, (word,))}
         columns = tuple(Column(**column) for column in facts["columns"])
         measure = Measure(
             name=name,
             version=facts["version"],
-            fields=tuple(field for field in FIELDS if field in facts["fields"]),
+            fields=tuple(field for field in FIELDS if field in fields),
             columns=columns,
             exclusive=facts["exclusive"],
             seconds=facts["seconds"],
@@ -185,6 +192,8 @@ def _parse(name: str, facts: Mapping[str, Any], source: Path, doc: str) -> Measu
         )
     except (KeyError, TypeError) as error:
         raise UserError(f"measure '{name}' in {source}: {error}") from error
-    if strange := set(facts["fields"]) - set(FIELDS):
-        raise UserError(f"measure '{name}' in {source}: {', '.join(sorted(strange))}: no such field of Cell")
+    if strange := fields - set(FIELDS):
+        raise UserError(
+            f"measure '{name}' in {source}: {', '.join(sorted(strange))}: no such field of Cell, nor one of {', '.join(SETS)}"
+        )
     return measure

@@ -89,7 +89,7 @@ class Rounds:
         counts[self.name] = calls_within(ROUND_S, warm.ms, most=MOST)
         calls, parts = {self.name: self.call, **self.parts}, tuple(self.parts)
         self.look, spent, on_parts, had = LEAST, 0.0, 0.0, 0
-        places = _Places(self.cell.threads if self.cell.device == "cpu" else 0)
+        places = Places(self.cell.threads if self.cell.device == "cpu" else 0)
         medians: dict[int, float] = {}
         window: _Window | None = None
         for turn in self.context.turns():
@@ -230,7 +230,7 @@ class Rounds:
         return found
 
 
-class _Places:
+class Places:
     """Gives each busy thread of this process a CPU of its own, another one every round, if all CPUs are in use, or one.
 
     Left to itself, the scheduler of a small machine now and then lets two threads of a team share one CPU while another

@@ -21,23 +21,7 @@ from heads.contract import Boxes, Model, Prediction
 CATALOGUE = {
     "accuracy": {
         "version": 1,
-        "fields": [
-            "backbone",
-            "patch",
-            "weights",
-            "head",
-            "height",
-            "width",
-            "dataset",
-            "dtype",
-            "attention",
-            "device",
-            "recipe",
-            "seed",
-            "window",
-            "padding",
-            "resample",
-        ],
+        "fields": ["@model", "dtype", "attention", "device", "recipe", "seed", "resample"],
         "exclusive": False,
         "seconds": 25.0,
         "columns": [

@@ -10,7 +10,7 @@ from bench.measure import Context, Outcome
 CATALOGUE = {
     "complexity": {
         "version": 1,
-        "fields": ["backbone", "patch", "weights", "head", "height", "width", "dataset", "window", "padding"],
+        "fields": ["@model"],
         "exclusive": False,
         "seconds": 0.7,
         "columns": [

@@ -265,7 +265,7 @@ def test_every_busy_thread_has_a_cpu_of_its_own_and_they_go_round(monkeypatch, t
     monkeypatch.setattr(rounds, "_busiest", lambda count: (me, 7001)[:count])
     monkeypatch.setattr(rounds.os, "sched_getaffinity", lambda pid: {2, 4})
     monkeypatch.setattr(rounds.os, "sched_setaffinity", lambda thread, cpus: allowed.append((thread, set(cpus))))
-    places = rounds._Places(2)
+    places = rounds.Places(2)
     with places.taken(6):
         assert allowed == [(me, {2}), (7001, {4})]
     assert allowed[2:] == [(me, {2, 4}), (7001, {2, 4})]
@@ -273,5 +273,5 @@ def test_every_busy_thread_has_a_cpu_of_its_own_and_they_go_round(monkeypatch, t
     with places.taken(7):
         assert allowed == [(me, {4}), (7001, {2})]
     monkeypatch.setattr(rounds.os, "sched_getaffinity", lambda pid: {2, 4, 6})
-    assert rounds._Places(2).busy == (), "with a CPU to spare the scheduler does it"
-    assert rounds._Places(1).busy == (me,)
+    assert rounds.Places(2).busy == (), "with a CPU to spare the scheduler does it"
+    assert rounds.Places(1).busy == (me,)

@@ -19,6 +19,7 @@ from torch.utils.benchmark import Timer
 from bench import artifact, matrix
 from bench.environment import describe
 from bench.measure import Context
+from bench.rounds import Places
 from bench.run import cache_folder
 from bench.sampling import noise_floor, ratio
 from bench.timing import calls_within, clock_of, warm_up
@@ -28,7 +29,7 @@ CELLS = (
     {"backbone": ["swin_pico"], "head": ["upernet_pico"], "resolution": ["128"], "batch": ["1"]},
     {"backbone": ["hybrid_pico"], "head": ["fcos_pico"], "resolution": ["128"], "batch": ["1"]},
 )
-ROUNDS, ROUND_S = 30, 0.15
+ROUNDS, ROUND_S = 120, 0.05
 LIMIT = 0.02
 """Share within which the ways are to agree, or the measured floor where that is larger."""
 
@@ -103,13 +104,14 @@ def measure(axes: dict[str, list[str]]) -> tuple[str, dict[str, dict[int, float]
     found: dict[str, dict[int, float]] = {name: {} for name in WAYS}
     with torch.inference_mode():
         warm = warm_up(clock_of(ready.device), ready.forward)
-        count = max(5, calls_within(ROUND_S, warm.ms, most=100))
-        names = list(WAYS)
+        count = max(3, calls_within(ROUND_S, warm.ms, most=100))
+        names, places = list(WAYS), Places(cell.threads)
         for index in range(ROUNDS):
             # Each way has each place in the round equally often.
             for name in names[index % len(names) :] + names[: index % len(names)]:
-                ready.forward()
-                found[name][index] = WAYS[name](ready.forward, count)
+                with places.taken(index):
+                    ready.forward()
+                    found[name][index] = WAYS[name](ready.forward, count)
         sys.stderr.write(f"{cell.title()}: {ROUNDS} rounds of {count} calls\n")
     return f"{cell.title()}, batch {cell.batch}", found
 
