@@ -38,7 +38,7 @@ SETS: Mapping[str, tuple[str, ...]] = {
     "@model": ("backbone", "patch", "weights", "head", "height", "width", "dataset", "window", "padding"),
     "@mode": ("dtype", "compile", "attention", "device", "threads", "memory_format"),
 }
-"""Fields that belong together: which model, for which input (a data set gives the number of classes), and how it runs."""
+"""Fields that belong together: which model for which input (a data set gives the number of classes); how it runs."""
 
 Value = float | int | str | None | dict[str, float | None]
 
@@ -193,7 +193,6 @@ def _parse(name: str, facts: Mapping[str, Any], source: Path, doc: str) -> Measu
     except (KeyError, TypeError) as error:
         raise UserError(f"measure '{name}' in {source}: {error}") from error
     if strange := fields - set(FIELDS):
-        raise UserError(
-            f"measure '{name}' in {source}: {', '.join(sorted(strange))}: no such field of Cell, nor one of {', '.join(SETS)}"
-        )
+        known = f"no such field of Cell, nor one of {', '.join(SETS)}"
+        raise UserError(f"measure '{name}' in {source}: {', '.join(sorted(strange))}: {known}")
     return measure

@@ -20,13 +20,13 @@ def test_a_set_of_fields_stands_for_its_members():
 @pytest.mark.parametrize("word", ["@modle", "colour"])
 def test_what_is_no_field_is_named(word):
     with pytest.raises(
-        UserError, match=rf"'mine' in mine\.py: {word}: no such field of Cell, nor one of @model, @mode"
+        UserError, match=rf"in mine\.py: {word}: no such field of Cell, nor one of @model, @mode"
     ):
         _parse("mine", FACTS | {"fields": ["batch", word]}, Path("mine.py"), "")
 
 
 def test_a_fact_that_is_missing_is_named():
-    with pytest.raises(UserError, match="'mine' in mine.py: 'exclusive'"):
+    with pytest.raises(UserError, match=r"'mine' in mine\.py: 'exclusive'"):
         _parse("mine", {name: fact for name, fact in FACTS.items() if name != "exclusive"}, Path("mine.py"), "")
 
 
