@@ -19,9 +19,7 @@ def test_a_set_of_fields_stands_for_its_members():
 
 @pytest.mark.parametrize("word", ["@modle", "colour"])
 def test_what_is_no_field_is_named(word):
-    with pytest.raises(
-        UserError, match=rf"in mine\.py: {word}: no such field of Cell, nor one of @model, @mode"
-    ):
+    with pytest.raises(UserError, match=rf"in mine\.py: {word}: no such field of Cell, nor one of @model, @mode"):
         _parse("mine", FACTS | {"fields": ["batch", word]}, Path("mine.py"), "")
 
 
