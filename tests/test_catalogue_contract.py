@@ -1,5 +1,7 @@
 """Whatever is in the catalogue keeps its contract: a new file is tested by being there."""
 
+import os
+import pickle
 import re
 import subprocess
 import sys
@@ -39,9 +41,32 @@ SIZE = (448, 896)
 """Not square, and what patches of 14 and of 16 and the strides of every pyramid divide."""
 
 
+@pytest.fixture(scope="session", autouse=True)
+def shared(tmp_path_factory, worker_id):
+    """A folder of this run alone, in which its processes leave the forms that they have found."""
+    base = tmp_path_factory.getbasetemp()
+    SHARED.append((base if worker_id == "master" else base.parent) / "forms")
+    SHARED[-1].mkdir(exist_ok=True)
+
+
+SHARED = []
+
+
 @cache
 def form(name):
-    """Levels and divisor of a backbone at its native patch size, and the shapes of the maps that it gives."""
+    """Levels and divisor of a backbone at its native patch size, and the shapes of the maps that it gives.
+
+    Seconds for a large one, so processes that share the tests share these.
+    """
+    kept = SHARED[-1] / name.replace(":", "-")
+    if not kept.exists():
+        mine = kept.with_name(f"{kept.name}.{os.getpid()}")
+        mine.write_bytes(pickle.dumps(_form(name)))
+        mine.rename(kept)
+    return pickle.loads(kept.read_bytes())
+
+
+def _form(name):
     with shapes_only():
         body = backbone(name, size=SIZE)
         maps = body(torch.empty(2, 3, *SIZE))
