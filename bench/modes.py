@@ -1,6 +1,10 @@
 """How a model is run: the precision of its arithmetic, its memory format, and what compiles or records it."""
 
-from collections.abc import Callable
+import contextlib
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -57,6 +61,26 @@ def in_mode(call: Callable[[Tensor], Any], cell: Cell, device: torch.device) -> 
             raise Unsupported(f"compile='cudagraph' replays kernels of a CUDA device, and the device is {device}")
         return CudaGraph(call)
     return torch.compile(call, mode=cell.compile)
+
+
+@contextlib.contextmanager
+def empty_compiler_cache() -> Iterator[None]:
+    """Within it torch.compile finds nothing of what it has compiled before: neither in this run nor in earlier ones.
+
+    What is compiled stays usable afterwards. Only what the process holds in memory is not forgotten.
+    """
+    names = ("TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR")
+    before = {name: os.environ.get(name) for name in names}
+    with tempfile.TemporaryDirectory(prefix="densebench-", ignore_cleanup_errors=True) as folder:
+        os.environ.update({name: str(Path(folder) / name.lower()) for name in names})
+        try:
+            yield
+        finally:
+            for name, value in before.items():
+                if value is None:
+                    del os.environ[name]
+                else:
+                    os.environ[name] = value
 
 
 class CudaGraph:

@@ -1,5 +1,6 @@
 """The model that is measured: quickly drawn, in its mode, compared with eager float32 before it counts."""
 
+import os
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -253,6 +254,26 @@ def test_what_cannot_be_recorded_is_unsupported(cuda):
     graph = modes.in_mode(looks_at_values, cell(compile="cudagraph"), torch.device("cuda"))
     with pytest.raises(Unsupported, match=r"cannot be recorded as a CUDA graph: operation not permitted .* capturing$"):
         graph(torch.ones(1))
+
+
+def test_compile_time_is_that_of_an_empty_cache(monkeypatch, context):
+    """What an earlier run has compiled would otherwise make the column a matter of history."""
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "/mine")
+    monkeypatch.delenv("TRITON_CACHE_DIR", raising=False)
+    seen = []
+
+    def watched(call, mode):
+        return lambda image: seen.append(os.environ["TORCHINDUCTOR_CACHE_DIR"]) or call(image)
+
+    monkeypatch.setattr(torch, "compile", watched)
+    ready = artifact.prepare(cell(compile="default"), context)
+    assert ready.compile_s >= 0
+    assert len(seen) == 3
+    assert len({*seen, "/mine"}) == 2
+    assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == "/mine"
+    assert "TRITON_CACHE_DIR" not in os.environ
+    artifact.prepare(cell(compile="default"), context)
+    assert len({*seen, "/mine"}) == 3, "nor what the cell before has"
 
 
 def test_a_compile_mode_is_torchs(monkeypatch):
