@@ -1,9 +1,11 @@
 """A picture of a task's tables: cost against accuracy, with the rows that nothing beats joined by a line."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from bench import recipe
 from bench.compare import Point, Section, compare
 from bench.errors import UserError
 from bench.report import label
@@ -27,15 +29,20 @@ def figures(results: Path) -> list[Path]:
         figure(folder, task, folder / f"{task}.png")
         for folder in folders(results)
         for task in sorted({table.task for table in read(folder).tables})
-        if any(section.points for section in compare(folder, task=task).sections)
+        if any(
+            _trained(_context(point)[0], task) for one in compare(folder, task=task).sections for point in one.points
+        )
     ]
 
 
 def figure(results: Path, task: str, path: Path, *, cost: str = "latency_ms") -> Path:
     """Draw a machine's folder (or all machines of a results folder) as a PNG: the same records give the same bytes.
 
-    One panel an environment and data set. Colour: family of the backbone; shape: head; label: backbone/patch, size of
-    the input; bars: standard deviation over seeds; filled: Pareto-optimal; line: the Pareto front.
+    One panel an environment, data set, recipe and batch. Colour: family of the backbone; shape: head; label:
+    backbone/patch, size of the input; bars: standard deviation over seeds; filled: Pareto-optimal; line: the Pareto
+    front.
+
+    Models that were not trained (a recipe of one step) are in the tables alone.
 
     Raises:
         UserError: no records of this task with cost and accuracy, or a file that cannot be written; names it.
@@ -46,13 +53,22 @@ def figure(results: Path, task: str, path: Path, *, cost: str = "latency_ms") ->
     sections = [section for section in compare(results, task=task, cost=cost).sections if section.points]
     if not sections:
         raise UserError(f"no records of {task} under {results} have both {cost} and accuracy: there is nothing to draw")
-    points = [point for section in sections for point in section.points]
+    # A latency of another batch and an accuracy of another training are no trade-off to look at in one picture.
+    parts = [
+        replace(section, points=tuple(point for point in section.points if _context(point) == context))
+        for section in sections
+        for context in sorted({_context(point) for point in section.points})
+        if _trained(context[0], task)
+    ]
+    if not parts:
+        raise UserError(f"all records of {task} under {results} are of untrained models: there is nothing to draw")
+    points = [point for part in parts for point in part.points]
     colours = _assign([family(point) for point in points], _COLOURS)
     markers = _assign([str(point.fields.get("head", "")) for point in points], _MARKERS)
-    drawing = Figure(figsize=(8.5, 5.2 * len(sections)), dpi=150, layout="constrained")
+    drawing = Figure(figsize=(8.5, 4.8 * len(parts)), dpi=150, layout="constrained")
     FigureCanvasAgg(drawing)
-    panels = drawing.subplots(len(sections), 1, squeeze=False)[:, 0]
-    for axes, section in zip(panels, sections, strict=True):
+    panels = drawing.subplots(len(parts), 1, squeeze=False)[:, 0]
+    for axes, section in zip(panels, parts, strict=True):
         _panel(axes, section, colours, markers)
     # The date and the version that matplotlib writes by itself would make equal pictures differ.
     try:
@@ -77,7 +93,7 @@ def _panel(axes: "Axes", section: Section, colours: dict[str, str], markers: dic
     # A time says nothing without its batch, dtype and device.
     context = ", ".join(
         f"{name} {next(iter(values))}"
-        for name in ("batch", "dtype", "device", "threads")
+        for name in ("recipe", "batch", "dtype", "device", "threads")
         if len(values := {point.fields[name] for point in section.points if name in point.fields}) == 1
     )
     axes.set_xlabel(f"{label(section.cost)}: {section.cost.better} is better\n{context}")
@@ -86,11 +102,10 @@ def _panel(axes: "Axes", section: Section, colours: dict[str, str], markers: dic
     axes.grid(which="both", linewidth=0.4, color="#dddddd")
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
-    for context in sorted({_context(point) for point in section.points}):
-        front = [point for point in section.points if point.pareto and _context(point) == context]
-        xs, ys = [point.cost.mean for point in front], [point.value.mean for point in front]
-        # Between two rows of the front, the best that can be had is the cheaper one: a staircase.
-        axes.plot(xs, ys, drawstyle="steps-post", color="#888888", linewidth=1.2, zorder=1)
+    front = [point for point in section.points if point.pareto]
+    xs, ys = [point.cost.mean for point in front], [point.value.mean for point in front]
+    # Between two rows of the front, the best that can be had is the cheaper one: a staircase.
+    axes.plot(xs, ys, drawstyle="steps-post", color="#888888", linewidth=1.2, zorder=1)
     for point in section.points:
         colour = colours[family(point)]
         axes.errorbar(
@@ -173,8 +188,15 @@ def _overlap(one: tuple[float, float, float, float], other: tuple[float, float, 
     return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]
 
 
-def _context(point: Point) -> tuple[str, str]:
-    return str(point.fields.get("recipe", "")), str(point.fields.get("batch", ""))
+def _context(point: Point) -> tuple[str, int]:
+    return str(point.fields.get("recipe", "")), int(point.fields.get("batch", 0))
+
+
+def _trained(name: str, task: str) -> bool:
+    try:
+        return recipe.load(name, task).steps > 1
+    except UserError:  # it is no longer there
+        return True
 
 
 def _size(point: Point) -> str:

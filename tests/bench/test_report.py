@@ -3,6 +3,7 @@
 import csv
 import io
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -192,3 +193,24 @@ def test_a_figure_is_the_same_for_the_same_records(tmp_path: Path) -> None:
     assert first == second
     with pytest.raises(UserError, match="nowhere"):
         figure(folder, "segmentation", tmp_path / "nowhere" / "a.png")
+
+
+@pytest.mark.slow
+def test_a_figure_has_a_panel_for_what_may_be_compared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from bench import figure as module
+
+    drawn = []
+    monkeypatch.setattr(module, "_panel", lambda axes, section, colours, markers: drawn.append(section.points))
+    records = matrix(2, seeds=2)
+    recipes = {record.fields.get("recipe") for record in records} - {None}
+    module.figure(write(tmp_path / "box", records), "segmentation", tmp_path / "a.png")
+    contexts = [{module._context(point) for point in points} for points in drawn]
+    assert all(len(context) == 1 for context in contexts)
+    assert len(contexts) == len(set().union(*contexts)) >= len(recipes)
+    untrained = [
+        replace(one, fields={**one.fields, **({"recipe": "untrained"} if "recipe" in one.fields else {})})
+        for one in records
+    ]
+    with pytest.raises(UserError, match="untrained models"):
+        module.figure(write(tmp_path / "raw", untrained), "segmentation", tmp_path / "b.png")
+    assert module.figures(tmp_path / "raw") == []
