@@ -369,7 +369,7 @@ for name in sys.argv[1:]:
     with torch.inference_mode():
         plain = model(image)
         # The graph is what is tested: a backend that builds no kernels keeps the compiler's minutes out of the suite.
-        compiled = torch.compile(model, backend="aot_eager")(image)
+        compiled = torch.compile(model, backend="eager")(image)
     for key in ("logits", "regression", "centerness"):
         assert plain[key].std() > 0
         torch.testing.assert_close(plain[key], compiled[key], atol=1e-4, rtol=1e-3)
