@@ -48,7 +48,7 @@ class Artifact:
         run: the model in the cell's mode (compiled, recorded, or itself).
         device: where it lies.
         deviation: relative L2 distance of its outputs from those of eager float32.
-        compile_s: seconds that the first call took beyond a later one, with an empty cache; None in eager mode.
+        compile_s: seconds that the first call took beyond a later one; None in eager mode.
         candidates: boxes an image that go into NMS; None where the head has no NMS.
         traffic: of the first call, in eager mode; None in others.
     """
@@ -94,10 +94,15 @@ def classes_of(cell: Cell, context: Context) -> int:
     return len(data.classes)
 
 
-def prepare(cell: Cell, context: Context) -> Artifact:
+def prepare(cell: Cell, context: Context, *, fresh: bool = False) -> Artifact:
     """Build a cell's model, put it into its mode and compare it with eager float32.
 
     Random weights are quickly drawn ones, see `bench.quick`. Run the artifact under ``torch.inference_mode()``.
+
+    Args:
+        cell: which model, and its mode.
+        context: folders and progress.
+        fresh: whether it is compiled with an empty cache, so that ``compile_s`` is that of a first time.
 
     Raises:
         Invalid: the outputs are not finite, or further from eager float32 than `TOLERANCE`.
@@ -124,7 +129,7 @@ def prepare(cell: Cell, context: Context) -> Artifact:
         with torch.no_grad(), Traffic() as traffic:
             raw = run(image)
     else:
-        with torch.inference_mode(), modes.empty_compiler_cache():
+        with torch.inference_mode(), modes.empty_compiler_cache() if fresh else contextlib.nullcontext():
             first_s = _timed(run, image)[1]
             # The second call may still record what the first has compiled.
             second_s = _timed(run, image)[1]

@@ -21,6 +21,13 @@ _BF16_FLAGS = ("amx_bf16", "avx512_bf16", "bf16")
 _FP16_FLAGS = ("amx_fp16", "avx512_fp16", "fphp")
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "OMP_WAIT_POLICY", "MKL_NUM_THREADS", "KMP_AFFINITY", "GOMP_CPU_AFFINITY")
 
+SPIN = {"GOMP_SPINCOUNT": "50000", "KMP_BLOCKTIME": "2"}
+"""How long an idle thread of OpenMP keeps its CPU busy before it sleeps: 1 to 3 ms, of GNU's and of LLVM's library.
+
+Their own choice is 5 to 15 ms and 200 ms, for which the threads of one cell would compete with those of the next one.
+Between two operations of a pass there is far less, so that no thread falls asleep within one. Workers run with it, and
+what a user sets instead is part of the environment."""
+
 
 @dataclass(frozen=True)
 class Environment:
@@ -66,7 +73,11 @@ def describe() -> Environment:
         "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
         "gpus": _gpus(),
         "dtypes": ["fp32", *_fast("bf16", flags, _BF16_FLAGS), *_fast("fp16", flags, _FP16_FLAGS)],
-        "variables": {name: os.environ[name] for name in _THREAD_VARIABLES if name in os.environ},
+        "variables": {
+            name: os.environ[name]
+            for name in (*_THREAD_VARIABLES, *SPIN)
+            if name in os.environ and os.environ[name] != SPIN.get(name)
+        },
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
         "packages": {name: version for name in _PACKAGES if (version := _version(name))},

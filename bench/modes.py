@@ -65,9 +65,10 @@ def in_mode(call: Callable[[Tensor], Any], cell: Cell, device: torch.device) -> 
 
 @contextlib.contextmanager
 def empty_compiler_cache() -> Iterator[None]:
-    """Within it torch.compile finds nothing of what it has compiled before: neither in this run nor in earlier ones.
+    """Within it torch.compile finds no model that it has compiled before: neither in this run nor in earlier ones.
 
-    What is compiled stays usable afterwards. Only what the process holds in memory is not forgotten.
+    What is compiled stays usable afterwards. Not forgotten are what the process holds in memory, and the C++ header
+    that torch precompiles once for a machine.
     """
     names = ("TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR")
     before = {name: os.environ.get(name) for name in names}

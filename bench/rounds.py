@@ -88,7 +88,7 @@ class Rounds:
         settle = 0 if warm.ms >= SETTLED_MS else calls_within(SETTLE_S, warm.ms, most=MOST)
         counts[self.name] = calls_within(ROUND_S, warm.ms, most=MOST)
         calls, parts = {self.name: self.call, **self.parts}, tuple(self.parts)
-        self.look, spent, on_parts, had = LEAST, 0.0, 0.0, 0
+        self.look, spent, on_parts = LEAST, 0.0, 0.0
         places = Places(self.cell.threads if self.cell.device == "cpu" else 0)
         medians: dict[int, float] = {}
         window: _Window | None = None
@@ -103,9 +103,10 @@ class Rounds:
                 window = self._open(turn, spent)
             window.rounds.append(turn.index)
             names = [self.name]
-            if parts and (had < PART_LEAST * len(parts) or on_parts <= PART_SHARE * spent):
-                names.append(parts[had % len(parts)])
-                had += 1
+            # By the round, so that cells time the same part in the same one.
+            part = parts[turn.index % len(parts)] if parts else ""
+            if parts and (len(self.series[f"{part}_ms"]) < PART_LEAST * counts[part] or on_parts <= PART_SHARE * spent):
+                names.append(part)
             with places.taken(turn.index):
                 settling = self.clock.times(self.call, settle) if settle else []
                 timed = {name: self.clock.times(calls[name], counts[name]) for name in names}
@@ -123,7 +124,7 @@ class Rounds:
     def _calls_in_turn(self, part: Call) -> int:
         """How many calls of a part there are in a turn that has it."""
         (ms,) = self.clock.times(part, 1)
-        if ms < PART_S * 1e3:  # else a second look changes nothing
+        if ms < 10 * PART_S * 1e3:  # a first call can be a slow one
             ms = min(ms, *self.clock.times(part, 1))
         return calls_within(PART_S, ms, most=PART_MOST)
 
@@ -267,11 +268,13 @@ def _busiest(count: int, tasks: Path = Path("/proc/self/task")) -> tuple[int, ..
     """The threads of this process that have used most CPU time, the one that calls first; () where it is not told."""
     used: dict[int, int] = {}
     try:
-        for folder in tasks.iterdir():
+        folders = list(tasks.iterdir())
+    except OSError:
+        return ()
+    for folder in folders:
+        with contextlib.suppress(OSError, ValueError, IndexError):  # a thread that has just ended
             words = (folder / "stat").read_text(encoding="ascii").rpartition(")")[2].split()
             used[int(folder.name)] = int(words[11]) + int(words[12])  # utime and stime, behind the name
-    except (OSError, ValueError, IndexError):
-        return ()
     me = threading.get_native_id()
     others = sorted(used.keys() - {me}, key=lambda thread: used[thread], reverse=True)
     return (me, *others[: count - 1])

@@ -13,15 +13,10 @@ from multiprocessing import forkserver, resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerContext, ForkServerProcess
 
+from bench.environment import SPIN
 from bench.launchers.contract import Event, Finished, Job, Progress, Settings
 
 POLL_S = 0.2
-
-SPIN = {"GOMP_SPINCOUNT": "50000", "KMP_BLOCKTIME": "2"}
-"""How long an idle thread of OpenMP keeps its CPU busy before it sleeps: 1 to 3 ms, of GNU's and of LLVM's library.
-
-Their own choice is 5 to 15 ms and 200 ms, for which the threads of one cell would compete with those of the next one.
-Between two operations of a pass there is far less, so that no thread falls asleep within one."""
 
 
 @dataclass
@@ -124,7 +119,7 @@ class Workers:
 
 
 def _spin_less(environment: MutableMapping[str, str]) -> None:
-    """Set `SPIN`, unless the user has said how threads are to wait."""
+    """Set `bench.environment.SPIN`, unless the user has said how threads are to wait."""
     if "OMP_WAIT_POLICY" not in environment:
         for name, value in SPIN.items():
             environment.setdefault(name, value)

@@ -266,14 +266,16 @@ def test_compile_time_is_that_of_an_empty_cache(monkeypatch, context):
         return lambda image: seen.append(os.environ["TORCHINDUCTOR_CACHE_DIR"]) or call(image)
 
     monkeypatch.setattr(torch, "compile", watched)
-    ready = artifact.prepare(cell(compile="default"), context)
+    ready = artifact.prepare(cell(compile="default"), context, fresh=True)
     assert ready.compile_s >= 0
     assert len(seen) == 3
     assert len({*seen, "/mine"}) == 2
     assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == "/mine"
     assert "TRITON_CACHE_DIR" not in os.environ
-    artifact.prepare(cell(compile="default"), context)
+    artifact.prepare(cell(compile="default"), context, fresh=True)
     assert len({*seen, "/mine"}) == 3, "nor what the cell before has"
+    artifact.prepare(cell(compile="default"), context)
+    assert seen[-1] == "/mine", "where nobody looks at the time, the cache saves it"
 
 
 def test_a_compile_mode_is_torchs(monkeypatch):

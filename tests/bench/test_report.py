@@ -202,11 +202,13 @@ def test_a_figure_has_a_panel_for_what_may_be_compared(tmp_path: Path, monkeypat
     drawn = []
     monkeypatch.setattr(module, "_panel", lambda axes, section, colours, markers: drawn.append(section.points))
     records = matrix(2, seeds=2)
-    recipes = {record.fields.get("recipe") for record in records} - {None}
+    for field, value in (("batch", 1), ("recipe", "real")):
+        records += [replace(one, fields={**one.fields, field: value}) for one in records if field in one.fields]
     module.figure(write(tmp_path / "box", records), "segmentation", tmp_path / "a.png")
     contexts = [{module._context(point) for point in points} for points in drawn]
     assert all(len(context) == 1 for context in contexts)
-    assert len(contexts) == len(set().union(*contexts)) >= len(recipes)
+    assert set().union(*contexts) == {(recipe, batch) for recipe in ("short", "real") for batch in (1, 8)}
+    assert len(contexts) == 4
     untrained = [
         replace(one, fields={**one.fields, **({"recipe": "untrained"} if "recipe" in one.fields else {})})
         for one in records
