@@ -3,7 +3,7 @@ import re
 import pytest
 
 from bench import matrix
-from bench.environment import describe
+from bench.environment import SPIN, describe
 from bench.errors import UserError
 
 BLOCK = """
@@ -122,3 +122,14 @@ def test_every_matrix_of_the_house_loads_and_asks_a_question(name):
     loaded = matrix.load(name)
     assert re.search(r"\w.*\?", loaded.question, re.DOTALL)
     assert cells(loaded)
+
+
+def test_how_threads_wait_is_part_of_the_environment_unless_it_is_as_the_suite_has_it(monkeypatch):
+    for name in SPIN:
+        monkeypatch.delenv(name, raising=False)
+    usual = describe()
+    monkeypatch.setenv("GOMP_SPINCOUNT", SPIN["GOMP_SPINCOUNT"])
+    assert describe().comparable == usual.comparable
+    monkeypatch.setenv("GOMP_SPINCOUNT", "1")
+    assert describe().variables["GOMP_SPINCOUNT"] == "1"
+    assert describe().comparable != usual.comparable
