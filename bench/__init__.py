@@ -9,8 +9,8 @@ For notebooks and training loops of your own::
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from bench.frame import load
-    from bench.model import build
+    from bench.model.build import build
+    from bench.report.frame import load
 
 __all__ = ["build", "load"]
 
@@ -18,11 +18,11 @@ __all__ = ["build", "load"]
 def __getattr__(name: str) -> Any:
     # Imported when asked for: planning and reporting must not wait for torch or pandas.
     if name == "build":
-        from bench.model import build  # noqa: PLC0415
+        from bench.model.build import build  # noqa: PLC0415
 
         return build
     if name == "load":
-        from bench.frame import load  # noqa: PLC0415
+        from bench.report.frame import load  # noqa: PLC0415
 
         return load
     raise AttributeError(f"module 'bench' has no attribute '{name}'")

@@ -81,11 +81,11 @@ def run(
     as_json: Annotated[bool, typer.Option("--json", help="with --dry-run: machine-readable")] = False,
 ) -> None:
     """Run the benchmark matrix; what was measured before is not measured again."""
-    from bench import matrix as matrices
     from bench import run as running
-    from bench.dataset import Roots
-    from bench.environment import busy, describe
-    from bench.store import Store
+    from bench.plan import matrix as matrices
+    from bench.plan.dataset import Roots
+    from bench.plan.environment import busy, cache_folder, describe
+    from bench.store.store import Store
 
     if as_json and not dry_run:
         raise UserError("--json goes with --dry-run; the records themselves are JSON lines under results/")
@@ -124,7 +124,7 @@ def run(
         return
     from bench.display import Display
     from bench.launchers.contract import Settings
-    from bench.measure import Precision
+    from bench.plan.measure import Precision
 
     with store.writing() as writer:  # mends a torn store before it is read, and finds an unwritable folder at once
         for note in writer.repaired:
@@ -141,7 +141,7 @@ def run(
             f"other processes keep {cores:.1f} of {environment.cores} cores busy: what is timed now will look too slow"
         )
     precision = Precision(target, budget, alone=not allow_company)
-    settings = Settings(running.cache_folder(), folder / "pictures", timeout, group, precision)
+    settings = Settings(cache_folder(), folder / "pictures", timeout, group, precision)
     with Display(plan, out) as display:
         summary = running.run(plan, store, settings, launcher=launcher, show=display.show, say=_say)
     _after(folder, summary)
@@ -152,8 +152,8 @@ def _say(text: str) -> None:
 
 
 def _after(folder: Path, summary: Any) -> None:
-    from bench.report import report, summary_table
-    from bench.rows import read
+    from bench.report.rows import read
+    from bench.report.tables import report, summary_table
 
     # This machine's folder alone: what lies wrong in another one is no business of this run.
     done = report(folder)
@@ -210,7 +210,7 @@ def compare(
     as_json: Json = False,
 ) -> None:
     """Compare cost with accuracy; the Pareto-optimal rows are marked."""
-    from bench.compare import compare as comparison
+    from bench.report.compare import compare as comparison
 
     filters: dict[str, list[str]] = {}
     for text in where or []:
@@ -236,7 +236,7 @@ def report(
     figures: Annotated[bool, typer.Option("--figures", help="draw cost against accuracy as PNG, too")] = False,
 ) -> None:
     """Regenerate every table from the records alone."""
-    from bench.report import report as regenerate
+    from bench.report.tables import report as regenerate
 
     done = regenerate(results, check=check)
     if check:
@@ -250,7 +250,7 @@ def report(
     for path in sorted(done.written + done.unchanged):
         out.print(f"  {path}", soft_wrap=True)
     if figures:
-        from bench.figure import figures as draw
+        from bench.report.figure import figures as draw
 
         for path in draw(results):
             out.print(f"  {path}", soft_wrap=True)
@@ -264,7 +264,7 @@ def verify(
     results: Results = Path("results"),
 ) -> None:
     """Count parameters and MACs of published models, and put them beside the published figures."""
-    from bench import published
+    from bench.report import published
 
     rows = published.load()
     if model:
@@ -297,7 +297,7 @@ def verify(
 
 
 def _names_of_published() -> str:
-    from bench import published
+    from bench.report import published
 
     return ", ".join(row.model for row in published.load())
 
@@ -314,8 +314,9 @@ def list_(
     """Name what there is."""
     from fnmatch import fnmatch
 
-    from bench import catalogue, matrix
+    from bench import catalogue
     from bench.errors import unknown
+    from bench.plan import matrix
 
     spaces: dict[str, int] = {}
     if kind == "matrices":

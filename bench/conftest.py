@@ -14,18 +14,18 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from bench import matrix as matrices
 from bench import run
-from bench.dataset import Roots
-from bench.environment import describe
 from bench.errors import UserError
 from bench.launchers.contract import Job
-from bench.measure import measures
+from bench.plan import matrix as matrices
+from bench.plan.dataset import Roots
+from bench.plan.environment import describe
+from bench.plan.measure import measures
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from bench.cell import Cell
+    from bench.plan.cell import Cell
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

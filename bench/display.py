@@ -11,7 +11,7 @@ from rich.text import Text
 from bench import run
 from bench.launchers.contract import Event, Finished, Job, Started
 from bench.launchers.contract import Progress as Step
-from bench.measure import measures
+from bench.plan.measure import measures
 
 REFRESH_HZ = 4
 

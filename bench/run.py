@@ -1,20 +1,20 @@
 """``densebench run``: a matrix becomes records; what the store already has is not measured again."""
 
-import os
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from bench import catalogue, dataset, recipe, weights
-from bench.cell import FIELDS, IN_TITLE, Cell
-from bench.environment import Environment, as_json
+from bench import catalogue
 from bench.launchers.contract import Event, Finished, Job, Settings, anchor_digest
-from bench.matrix import Matrix
-from bench.measure import Measure, measures
-from bench.record import SETTLED, Record, question
-from bench.store import Store
+from bench.plan import dataset, recipe, weights
+from bench.plan.cell import FIELDS, IN_TITLE, Cell
+from bench.plan.environment import Environment, as_json, cache_folder
+from bench.plan.matrix import Matrix
+from bench.plan.measure import Measure, measures
+from bench.store.record import SETTLED, Record, question
+from bench.store.store import Store
 
 
 @dataclass(frozen=True)
@@ -151,13 +151,6 @@ def run(
     return Summary(records, len(plan.planned) - len(latest), interrupted)
 
 
-def cache_folder() -> Path:
-    """Where what can be made again is kept: ``$DENSEBENCH_CACHE``, or ``densebench`` in the user's cache folder."""
-    if named := os.environ.get("DENSEBENCH_CACHE"):
-        return Path(named)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "densebench"
-
-
 def _with_needed(names: Iterable[str]) -> list[Measure]:
     """The measures, each after those without which its columns cannot be read."""
     found: dict[str, Measure] = {}
@@ -183,7 +176,7 @@ def _answers(store: Store, environment: Environment) -> dict[str, Record]:
 def _anchors(jobs: Iterable[Job], answers: Mapping[str, Record]) -> dict[tuple[str, str], Job]:
     """For each interleaved measure and device: the job that most of the machine's records were anchored to.
 
-    With it as anchor again, what is timed today is tied to what was timed before (`bench.claims`).
+    With it as anchor again, what is timed today is tied to what was timed before (`bench.report.claims`).
     """
     found: dict[tuple[str, str], Job] = {}
     for job in jobs:

@@ -10,7 +10,7 @@ import pytest
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from bench.cell import Cell
+    from bench.plan.cell import Cell
 
 
 def test_latency(benchmark: Any, cell: Cell, root: Path | None) -> None:
@@ -18,10 +18,10 @@ def test_latency(benchmark: Any, cell: Cell, root: Path | None) -> None:
     import torch  # noqa: PLC0415 - collecting a matrix waits for no torch
 
     from backbones.contract import Unsupported  # noqa: PLC0415
-    from bench import artifact, model  # noqa: PLC0415
-    from bench.measure import Context, Invalid  # noqa: PLC0415
-    from bench.run import cache_folder  # noqa: PLC0415
-    from bench.timing import clock_of, warm_up  # noqa: PLC0415
+    from bench.model import artifact, build  # noqa: PLC0415
+    from bench.plan.environment import cache_folder  # noqa: PLC0415
+    from bench.plan.measure import Context, Invalid  # noqa: PLC0415
+    from bench.timing.clock import clock_of, warm_up  # noqa: PLC0415
 
     benchmark.group = f"{cell.head} {cell.height}x{cell.width} batch {cell.batch} {cell.dtype} on {cell.device}"
     benchmark.extra_info.update({name: value for name, value in asdict(cell).items() if value is not None})
@@ -35,7 +35,7 @@ def test_latency(benchmark: Any, cell: Cell, root: Path | None) -> None:
 
         def call() -> None:
             ready.forward()
-            model.synchronize(ready.device)
+            build.synchronize(ready.device)
 
         with torch.inference_mode():
             warm_up(clock_of(ready.device), ready.forward)

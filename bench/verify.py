@@ -8,10 +8,10 @@ from torch import nn
 from backbones.contract import Backbone
 from backbones.shapes import shapes_only
 from bench import catalogue
-from bench.counting import count, macs, parameters
 from bench.errors import unknown
-from bench.model import build
-from bench.published import Checked, Published
+from bench.model.build import build
+from bench.model.counting import count, macs, parameters
+from bench.report.published import Checked, Published
 
 CLASSES = 1000
 """Of ImageNet-1k, for which the published classifiers are."""

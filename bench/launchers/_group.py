@@ -10,7 +10,7 @@ from pathlib import Path
 
 from bench.launchers._worker import Worker, Workers
 from bench.launchers.contract import Event, Finished, Job, Started, anchor_digest
-from bench.sampling import noise_floor, rounds_of
+from bench.stats.sampling import noise_floor, rounds_of
 
 FREE = 0.3
 """Share of the memory that a group leaves free; what does not fit waits for the next group."""
@@ -39,9 +39,9 @@ class Group:
     """Jobs that are prepared one after the other, and then take turns until each has enough.
 
     The anchor takes part as two processes. What these differ by is the noise floor of the group, which goes into every
-    record of it, as do the anchor's rounds, by which records of different groups are compared (`bench.claims`). Where
-    the anchor is one of the jobs, that job is the first of the two. What runs out of memory beside others is put back,
-    to be tried once more by itself.
+    record of it, as do the anchor's rounds, by which records of different groups are compared
+    (`bench.report.claims`). Where the anchor is one of the jobs, that job is the first of the two. What runs out of
+    memory beside others is put back, to be tried once more by itself.
 
     Args:
         workers: of the launch.

@@ -13,8 +13,8 @@ from multiprocessing import forkserver, resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerContext, ForkServerProcess
 
-from bench.environment import SPIN
 from bench.launchers.contract import Event, Finished, Job, Progress, Settings
+from bench.plan.environment import SPIN
 
 POLL_S = 0.2
 
@@ -44,7 +44,7 @@ class Worker:
         return self.active_s + (0.0 if self.waiting else time.monotonic() - self.since)
 
     def grant(self, index: int, workers: int, cpu_s: float = 0.0) -> None:
-        """Let it have the turn it waits for; see `bench.measure.Turn`."""
+        """Let it have the turn it waits for; see `bench.plan.measure.Turn`."""
         self.waiting, self.since, self.turns = False, time.monotonic(), self.turns + 1
         with contextlib.suppress(OSError):  # it died while it waited; whoever reads from it finds out
             self.connection.send((index, workers, cpu_s))
@@ -67,7 +67,7 @@ class Workers:
         self.running: list[Worker] = []
         self.context: ForkServerContext = multiprocessing.get_context("forkserver")
         # "__main__" too, or each worker would import the command line again.
-        self.context.set_forkserver_preload(["__main__", "bench.worker"])
+        self.context.set_forkserver_preload(["__main__", "bench.launchers.worker"])
         # The server and its workers inherit the mask: Ctrl-C is for this process, which ends them in order.
         # (Starting the resource tracker unblocks SIGINT, so it has to be there before.)
         _spin_less(os.environ)  # which the server inherits
@@ -119,7 +119,7 @@ class Workers:
 
 
 def _spin_less(environment: MutableMapping[str, str]) -> None:
-    """Set `bench.environment.SPIN`, unless the user has said how threads are to wait."""
+    """Set `bench.plan.environment.SPIN`, unless the user has said how threads are to wait."""
     if "OMP_WAIT_POLICY" not in environment:
         for name, value in SPIN.items():
             environment.setdefault(name, value)
@@ -137,7 +137,7 @@ def _interrupt_later() -> Iterator[None]:
 
 def _work(job: Job, settings: Settings, threads: int, connection: Connection) -> None:
     # Imported in the worker: the process that plans stays free of torch.
-    from bench.worker import work  # noqa: PLC0415
+    from bench.launchers.worker import work  # noqa: PLC0415
 
     work(job, settings, threads, connection)
 

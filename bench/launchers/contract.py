@@ -2,9 +2,9 @@
 
 A launcher is one file beside this one, free of torch, with a literal ``CATALOGUE`` and a generator function
 ``launch(jobs, settings) -> Iterator[Event]``. It may run jobs in any order and several at a time; a job whose measure
-is ``exclusive`` must have the device to itself. Jobs of an ``interleaved`` measure take turns (`bench.measure.Turn`) in
-rounds, one of them twice, and the events that end them say which ``session`` they shared and its ``noise_floor_pct``.
-Closing the generator ends what still runs.
+is ``exclusive`` must have the device to itself. Jobs of an ``interleaved`` measure take turns
+(`bench.plan.measure.Turn`) in rounds, one of them twice, and the events that end them say which ``session`` they shared
+and its ``noise_floor_pct``. Closing the generator ends what still runs.
 """
 
 import hashlib
@@ -12,8 +12,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from bench.cell import Cell
-from bench.measure import Measure, Precision, Value
+from bench.plan.cell import Cell
+from bench.plan.measure import Measure, Precision, Value
 
 
 @dataclass(frozen=True)

@@ -7,15 +7,16 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 
-from bench import dataset, model, modes, recipe
 from bench.catalogue import get
-from bench.cell import Cell
 from bench.data.contract import Dataset, Truth
-from bench.measure import Context, Outcome, Value
-from bench.metrics import BoxPrecision, Confusion
-from bench.pictures import draw
-from bench.recipe import Recipe
-from bench.training import train
+from bench.model import build, modes
+from bench.plan import dataset, recipe
+from bench.plan.cell import Cell
+from bench.plan.measure import Context, Outcome, Value
+from bench.plan.recipe import Recipe
+from bench.training.metrics import BoxPrecision, Confusion
+from bench.training.pictures import draw
+from bench.training.train import train
 from heads.contract import Boxes, Model, Prediction
 
 CATALOGUE = {
@@ -79,7 +80,7 @@ def measure(cell: Cell, context: Context) -> Outcome:
     """
     facts = get("heads", cell.head).facts
     task, masks = facts["task"], facts.get("masks", False)
-    device = model.device_of(cell)
+    device = build.device_of(cell)
     modes.set_precision(cell, device)
     plan = recipe.load(cell.recipe, task)
     context.report("reading data", 0, 1)
@@ -90,7 +91,7 @@ def measure(cell: Cell, context: Context) -> Outcome:
         for index in range(min(len(val), plan.val_images or len(val))):
             val.sample(index, cell.size)
             val.truth(index)
-    net = model.of_cell(cell, len(data.classes)).to(device)
+    net = build.of_cell(cell, len(data.classes)).to(device)
     start = time.monotonic()
     losses = train(
         net,

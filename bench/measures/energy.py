@@ -8,12 +8,12 @@ from typing import Protocol
 
 import torch
 
-from bench import artifact, model
-from bench.cell import Cell
-from bench.measure import Context, Outcome
-from bench.nvml import Gpu, open_gpu
-from bench.rounds import undisturbed
-from bench.timing import Call, calls_within, clock_of, warm_up
+from bench.model import artifact, build
+from bench.plan.cell import Cell
+from bench.plan.measure import Context, Outcome
+from bench.timing.clock import Call, calls_within, clock_of, warm_up
+from bench.timing.nvml import Gpu, open_gpu
+from bench.timing.rounds import undisturbed
 
 CATALOGUE = {
     "energy": {
@@ -144,7 +144,7 @@ def measure(cell: Cell, context: Context) -> Outcome:
     nothing. What the device would have consumed at rest is in it. ``idle power``: over 1 s before the model is built,
     of a device that may not yet have cooled down and lowered its clocks after the measurement before.
     """
-    device = model.device_of(cell)
+    device = build.device_of(cell)
     counter = counter_of(device)
     if counter is None:
         return Outcome({"joules_per_image": None, "power_w": None, "idle_w": None})
@@ -157,7 +157,7 @@ def measure(cell: Cell, context: Context) -> Outcome:
 
         def count() -> Outcome:
             context.report("counting", 0, 1)
-            spent = spend(counter, ready.forward, lambda: model.synchronize(device), ms=ms)
+            spent = spend(counter, ready.forward, lambda: build.synchronize(device), ms=ms)
             images = spent.passes * cell.batch
             return Outcome(
                 {

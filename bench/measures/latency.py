@@ -2,12 +2,12 @@
 
 import torch
 
-from bench import artifact
-from bench.cell import Cell
-from bench.measure import Context, Outcome, Value
-from bench.rounds import Rounds
-from bench.timing import clock_of
-from bench.traffic import Traffic
+from bench.model import artifact
+from bench.model.traffic import Traffic
+from bench.plan.cell import Cell
+from bench.plan.measure import Context, Outcome, Value
+from bench.timing.clock import clock_of
+from bench.timing.rounds import Rounds
 
 CATALOGUE = {
     "latency": {

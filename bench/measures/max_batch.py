@@ -18,12 +18,12 @@ import torch
 from torch import Tensor
 
 from backbones.contract import Unsupported
-from bench import artifact, model, modes
-from bench.cell import Cell
 from bench.errors import UserError
-from bench.measure import Context, Invalid, Outcome
-from bench.quick import quick_weights
-from bench.storage import MIB, status_bytes, trim
+from bench.model import artifact, build, modes
+from bench.model.quick import quick_weights
+from bench.model.storage import MIB, status_bytes, trim
+from bench.plan.cell import Cell
+from bench.plan.measure import Context, Invalid, Outcome
 
 CATALOGUE = {
     "max_batch": {
@@ -286,7 +286,7 @@ def explain(error: BaseException) -> Trial:
 def _forward(cell: Cell, classes: int, limit: int | None, threads: int) -> Trial:
     """One forward pass of a new model in the cell's mode, within a limit in bytes. Runs in the child."""
     torch.set_num_threads(threads)
-    device = model.device_of(cell)
+    device = build.device_of(cell)
     modes.set_precision(cell, device)
     if device.type == "cpu":
         assert limit is not None, "there is always one on a CPU"
@@ -330,7 +330,7 @@ def _on_cuda(cell: Cell, classes: int, limit: int | None, device: torch.device) 
 
 def _build(cell: Cell, classes: int, device: torch.device) -> torch.nn.Module:
     with quick_weights():
-        net = modes.for_inference(model.of_cell(cell, classes), cell, device)
+        net = modes.for_inference(build.of_cell(cell, classes), cell, device)
     gc.collect()
     return net
 
@@ -342,7 +342,7 @@ def _pass(net: Callable[[Tensor], Any], cell: Cell, device: torch.device) -> Non
         # torch.compile with CUDA graphs compiles in the first call and records in the second.
         for _ in range(1 if cell.compile == "none" else 2):
             run(image)
-            model.synchronize(device)
+            build.synchronize(device)
 
 
 def _noise(cell: Cell, device: torch.device) -> Tensor:

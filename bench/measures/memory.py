@@ -6,11 +6,11 @@ from typing import Any
 
 import torch
 
-from bench import artifact, modes
-from bench.artifact import Artifact
-from bench.cell import Cell
-from bench.measure import Context, Outcome, Value
-from bench.storage import MIB, allocated_peak, device_process_bytes, live_peak, resident_peak
+from bench.model import artifact, modes
+from bench.model.artifact import Artifact
+from bench.model.storage import MIB, allocated_peak, device_process_bytes, live_peak, resident_peak
+from bench.plan.cell import Cell
+from bench.plan.measure import Context, Outcome, Value
 
 CATALOGUE = {
     "memory": {

@@ -8,11 +8,11 @@ from statistics import median
 
 import torch
 
-from bench import model, modes
-from bench.cell import Cell
-from bench.measure import Context, Outcome
-from bench.rounds import undisturbed
-from bench.timing import Clock, calls_within, clock_of
+from bench.model import build, modes
+from bench.plan.cell import Cell
+from bench.plan.measure import Context, Outcome
+from bench.timing.clock import Clock, calls_within, clock_of
+from bench.timing.rounds import undisturbed
 
 CATALOGUE = {
     "roof": {
@@ -58,7 +58,7 @@ def measure(cell: Cell, context: Context) -> Outcome:
     ``launch``: adding one tensor of one element to another, again and again in eager mode; on a GPU the launches are
     queued and waited for once.
     """
-    device = model.device_of(cell)
+    device = build.device_of(cell)
     modes.set_precision(cell, device)
     return undisturbed(lambda: _limits(cell, device, context), cell, context)
 
@@ -162,11 +162,11 @@ def launch(device: torch.device, dtype: torch.dtype, *, operations: int = LAUNCH
     other = torch.ones(1, dtype=dtype, device=device)  # a number of Python would have to be made a tensor each time
     found = []
     for _ in range(1 + LAUNCH_ROUNDS):
-        model.synchronize(device)
+        build.synchronize(device)
         start = time.perf_counter()
         for _ in itertools.repeat(None, operations):
             tensor.add_(other)
-        model.synchronize(device)
+        build.synchronize(device)
         found.append((time.perf_counter() - start) / operations * 1e6)
     return found[1:]  # the first one warms up
 

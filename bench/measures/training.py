@@ -4,11 +4,11 @@ import time
 
 import torch
 
-from bench import artifact, model
-from bench.cell import Cell
-from bench.measure import Context, Invalid, Outcome, Value
-from bench.rounds import Rounds
-from bench.timing import clock_of
+from bench.model import artifact, build
+from bench.plan.cell import Cell
+from bench.plan.measure import Context, Invalid, Outcome, Value
+from bench.timing.clock import clock_of
+from bench.timing.rounds import Rounds
 
 CATALOGUE = {
     "training": {
@@ -47,7 +47,7 @@ def measure(cell: Cell, context: Context) -> Outcome:
     for _ in range(2):
         start = time.perf_counter()
         ready.step()
-        model.synchronize(ready.device)
+        build.synchronize(ready.device)
         seconds.append(time.perf_counter() - start)
     with torch.no_grad():
         if not all(bool(torch.isfinite(parameter).all()) for parameter in ready.net.parameters()):

@@ -2,11 +2,11 @@
 
 import torch
 
-from bench import artifact
-from bench.artifact import Training
-from bench.cell import Cell
-from bench.measure import Context, Invalid, Outcome
-from bench.storage import MIB, allocated_peak, device_process_bytes, live_peak, resident_peak
+from bench.model import artifact
+from bench.model.artifact import Training
+from bench.model.storage import MIB, allocated_peak, device_process_bytes, live_peak, resident_peak
+from bench.plan.cell import Cell
+from bench.plan.measure import Context, Invalid, Outcome
 
 CATALOGUE = {
     "training_memory": {

@@ -23,7 +23,7 @@ def unsupported(context):
 
 
 def invalid(context):
-    from bench.measure import Invalid
+    from bench.plan.measure import Invalid
 
     raise Invalid("the loss became nan at step 3 of 9")
 
@@ -59,7 +59,7 @@ def chatters(context):
 
 def takes_turns(context, rounds=8):
     """Eight rounds of a made-up drift; who had which turn is appended to a file."""
-    from bench.measure import Outcome
+    from bench.plan.measure import Outcome
 
     series, indices = [], []
     for turn in context.turns():
@@ -112,9 +112,9 @@ WAYS = {
 
 
 def work(job, settings, threads, connection):
-    """`bench.worker.work` with the function of the measure's name in place of the measure."""
-    from bench import worker
-    from bench.measure import Outcome
+    """`bench.launchers.worker.work` with the function of the measure's name in place of the measure."""
+    from bench.launchers import worker
+    from bench.plan.measure import Outcome
 
     def measure(cell, context):
         found = globals()[job.measure.name](context)

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from bench import catalogue
-from bench.environment import Environment
-from bench.measure import measures
-from bench.record import Record
-from bench.store import ENVIRONMENTS, RECORDS
+from bench.plan.environment import Environment
+from bench.plan.measure import measures
+from bench.store.record import Record
+from bench.store.store import ENVIRONMENTS, RECORDS
 
 CELL = {
     "backbone": "vit_pico",

@@ -5,13 +5,14 @@ from types import SimpleNamespace
 
 import pytest
 
-from bench import catalogue, matrix, run
-from bench.dataset import Roots
-from bench.environment import describe
+from bench import catalogue, run
 from bench.errors import UserError
 from bench.launchers.contract import Finished, Settings, Started, anchor_digest
-from bench.record import Record
-from bench.store import Store
+from bench.plan import matrix
+from bench.plan.dataset import Roots
+from bench.plan.environment import describe
+from bench.store.record import Record
+from bench.store.store import Store
 
 HERE = replace(describe(), id="here", comparable="here", gpus=[], cores=2)
 TEXT = """

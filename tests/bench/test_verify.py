@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from bench import published
 from bench.errors import UserError
-from bench.published import Checked, as_csv, load, markdown
+from bench.report import published
+from bench.report.published import Checked, as_csv, load, markdown
 from bench.verify import PARTS, check
 
 ROWS = load()

@@ -16,13 +16,13 @@ from pytest_benchmark.fixture import BenchmarkFixture
 from pytest_benchmark.utils import NameWrapper
 from torch.utils.benchmark import Timer
 
-from bench import artifact, matrix
-from bench.environment import describe
-from bench.measure import Context
-from bench.rounds import Places
-from bench.run import cache_folder
-from bench.sampling import noise_floor, ratio
-from bench.timing import calls_within, clock_of, warm_up
+from bench.model import artifact
+from bench.plan import matrix
+from bench.plan.environment import cache_folder, describe
+from bench.plan.measure import Context
+from bench.stats.sampling import noise_floor, ratio
+from bench.timing.clock import calls_within, clock_of, warm_up
+from bench.timing.rounds import Places
 
 CELLS = (
     {"backbone": ["vit_pico"], "head": ["linear"], "resolution": ["128"], "batch": ["8"]},

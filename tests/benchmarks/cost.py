@@ -15,11 +15,11 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from bench import matrix
-from bench.environment import describe
-from bench.record import Record
-from bench.sampling import interval, rounds_of
-from bench.store import Store
+from bench.plan import matrix
+from bench.plan.environment import describe
+from bench.stats.sampling import interval, rounds_of
+from bench.store.record import Record
+from bench.store.store import Store
 
 MATRIX = Path(__file__).with_suffix(".toml")
 CLASSES = {"segmentation": 9, "detection": 8}

@@ -31,7 +31,7 @@ import torch
 
 from backbones import swin, vit
 from backbones.contract import Attention, Backbone
-from bench.storage import MIB, live_peak
+from bench.model.storage import MIB, live_peak
 
 NAMES = ("vit_pico", "vit_tiny")
 SIZES = (128, 192, 256, 320, 384, 448, 512)

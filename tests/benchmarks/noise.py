@@ -2,7 +2,7 @@
 
 ``python -m tests.benchmarks.noise > results/MACHINE/proof/noise.md`` on a quiet machine, about a quarter of an hour on two
 cores. Every comparison is of two processes of one group, timed in turns as `densebench run` does it and judged by
-`bench.claims.claim` from the same records.
+`bench.report.claims.claim` from the same records.
 """
 
 import math
@@ -13,14 +13,13 @@ from statistics import median
 from tempfile import TemporaryDirectory
 from unittest import mock
 
-from bench import matrix
-from bench.claims import claim
-from bench.environment import describe
 from bench.launchers import _worker, local
 from bench.launchers.contract import Finished, Job, Settings
-from bench.measure import Precision, measures
-from bench.record import Record
-from bench.run import cache_folder
+from bench.plan import matrix
+from bench.plan.environment import cache_folder, describe
+from bench.plan.measure import Precision, measures
+from bench.report.claims import claim
+from bench.store.record import Record
 
 CELLS = ({"backbone": ["vit_pico"], "head": ["linear"]}, {"backbone": ["hybrid_pico"], "head": ["fcos_pico"]})
 SAME, SLOWED = 200, 24
@@ -35,9 +34,9 @@ BUDGET_S = 0.8
 
 
 def work(job: Job, settings: Settings, threads: int, connection: object) -> None:
-    """`bench.worker.work`; the model of a job whose key says so is slowed down, call by call, by that factor."""
-    from bench import artifact
-    from bench.worker import work as real
+    """`bench.launchers.worker.work`; the model of a job whose key says so is slowed down, call by call, by that factor."""
+    from bench.launchers.worker import work as real
+    from bench.model import artifact
 
     factor = float(job.key.partition(" ")[0])
     forward = artifact.Artifact.forward

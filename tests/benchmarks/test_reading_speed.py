@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from bench.compare import compare
-from bench.report import report
-from bench.rows import read
+from bench.report.compare import compare
+from bench.report.rows import read
+from bench.report.tables import report
 from tests.bench.records import make, matrix, small_catalogue, write
 
 _RECORDS = 5000
@@ -48,7 +48,7 @@ def test_a_group_of_thousands_is_joined_in_time(benchmark: Any, tmp_path: Path) 
 
 def test_reading_imports_neither_torch_nor_pandas() -> None:
     code = (
-        "import sys, bench.rows, bench.report, bench.compare, bench.figure;"
+        "import sys, bench.report.rows, bench.report.tables, bench.report.compare, bench.report.figure;"
         "sys.exit(', '.join({'torch', 'pandas', 'timm', 'matplotlib', 'rich'} & set(sys.modules)) or 0)"
     )
     root = Path(__file__).parents[2]

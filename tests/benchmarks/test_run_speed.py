@@ -1,15 +1,16 @@
 """What a run costs beside its measurements: planning, and the fixed cost of a process a cell."""
 
 import pytest
+from tests.bench.test_local import job
 
-from bench import matrix, run
-from bench.dataset import Roots
-from bench.environment import describe
+from bench import run
 from bench.launchers import _worker, local
 from bench.launchers.contract import Finished, Settings
-from bench.store import Store
+from bench.plan import matrix
+from bench.plan.dataset import Roots
+from bench.plan.environment import describe
+from bench.store.store import Store
 from tests.bench import misbehaving
-from tests.bench.test_local import job
 
 pytestmark = pytest.mark.slow
 

@@ -17,10 +17,10 @@ import pytest
 from faster_coco_eval.core import mask as rle
 from numpy.typing import NDArray
 
-from bench import dataset as datasets
 from bench.data import coco, images
 from bench.data.contract import Dataset, Split
 from bench.errors import DataError, UserError
+from bench.plan import dataset as datasets
 from tests.bench.data import fixtures
 
 REAL = Path(__file__).parents[3].parent / "shared" / "data" / "coco128"

@@ -1,0 +1,119 @@
+"""The torch side of a measurement: runs in a process of its own, forked from one that has the libraries loaded."""
+
+import contextlib
+import os
+import tempfile
+import time
+import traceback
+from collections.abc import Iterator
+from importlib import import_module
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import torch
+
+from backbones.contract import Unsupported
+from bench import catalogue
+from bench.errors import UserError
+from bench.launchers.contract import Job, Settings
+from bench.plan.measure import Context, Invalid, Outcome, Turn
+
+_OUT = ("can't allocate memory", "not enough memory", "out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
+"""How torch's CPU allocator, the CUDA driver and cuBLAS say it in a bare RuntimeError."""
+
+
+def preload() -> None:
+    """Import every plug-in once, so that forked workers find them loaded. A broken one fails where it is used."""
+    for kind in ("backbones", "heads", "data", "measures"):
+        for entry in catalogue.entries(kind).values():
+            with contextlib.suppress(Exception):
+                entry.load()
+
+
+def work(job: Job, settings: Settings, threads: int, connection: Connection) -> None:
+    """Measure and send the fields of a `Finished` event; progress on the way."""
+    with tempfile.TemporaryFile() as log:
+        for stream in (1, 2):
+            os.dup2(log.fileno(), stream)  # libraries write where they like; it must not tear the progress display
+        answer = _measure(job, settings, threads, connection, log)
+    with contextlib.suppress(BrokenPipeError):
+        connection.send(("finished", answer))
+    connection.close()
+    # Skip the interpreter's tear-down: with torch loaded it takes tenths of a second and nothing is left to save.
+    os._exit(0)
+
+
+def _measure(  # noqa: PLR0911 - one line a status
+    job: Job, settings: Settings, threads: int, connection: Connection, log: BinaryIO
+) -> dict[str, Any]:
+    def report(stage: str, done: int, total: int) -> None:
+        connection.send(("progress", (stage, done, total)))
+
+    def turns() -> Iterator[Turn]:
+        free = _free(job)
+        while True:
+            connection.send(("turn", (free, time.process_time())))
+            yield Turn(*connection.recv())
+
+    torch.set_num_threads(threads)
+    context = Context(report, threads, settings.cache, job.root, settings.pictures, turns, settings.precision)
+    try:
+        module = import_module(catalogue.get("measures", job.measure.name).module)
+        outcome = module.measure(job.cell, context)
+    except Unsupported as error:
+        return _failed("unsupported", str(error))
+    except Invalid as error:
+        failed = _failed("invalid", str(error))
+        return failed if error.outcome is None else {**failed, **_found(error.outcome)}
+    except UserError as error:
+        return _failed("error", str(error))
+    except (MemoryError, torch.OutOfMemoryError) as error:
+        return _failed("oom", str(error).partition("\n")[0] or "out of memory")
+    except Exception as error:  # noqa: BLE001 - one bad cell never costs the others; the reason goes into its record
+        if out := _memory_ran_out(error):
+            return _failed("oom", out)
+        frames = [
+            f for f in traceback.extract_tb(error.__traceback__) if Path(f.filename).is_relative_to(catalogue.ROOT)
+        ]
+        where = f" (in {Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else ""
+        return _failed("error", f"{type(error).__name__}: {error}{where}{_tail(log)}")
+    return {"status": "ok", "reason": "", **_found(outcome)}
+
+
+def _found(outcome: Outcome) -> dict[str, Any]:
+    return {"values": dict(outcome.values), "samples": dict(outcome.samples)}
+
+
+def _free(job: Job) -> float:
+    """Share of the device's memory that is free; what this process keeps for later is given back first."""
+    if job.cell.device == "cpu" or not torch.accelerator.is_available():
+        return 1.0
+    try:
+        torch.accelerator.empty_cache()
+        free, total = torch.accelerator.get_memory_info(job.cell.device)
+    except (RuntimeError, NotImplementedError):  # a device that shares the CPU's memory does not tell
+        return 1.0
+    return free / total
+
+
+def _memory_ran_out(error: BaseException | None) -> str:
+    """The message of an error that is out of memory by another name, or that was raised because of one; or ""."""
+    while error is not None:
+        if isinstance(error, MemoryError | torch.OutOfMemoryError) or any(words in str(error) for words in _OUT):
+            return str(error).partition("\n")[0] or "out of memory"
+        error = error.__cause__ or error.__context__
+    return ""
+
+
+def _failed(status: str, reason: str) -> dict[str, Any]:
+    return {"status": status, "reason": reason}
+
+
+def _tail(log: BinaryIO) -> str:
+    log.seek(0)
+    lines = log.read().decode(errors="replace").strip().splitlines()[-3:]
+    return " | " + " | ".join(lines) if lines else ""
+
+
+preload()

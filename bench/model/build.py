@@ -1,0 +1,153 @@
+"""From names to a ready model: the one place where a backbone meets a head."""
+
+from typing import Literal
+
+import torch
+from torchvision.models import WeightsEnum, get_model_weights
+
+from backbones.contract import Attention, Backbone, Unsupported, Window
+from backbones.resample import Resampling
+from backbones.weights import WeightsError, load, of_timm, of_torchvision, read
+from bench import catalogue
+from bench.catalogue import Entry
+from bench.errors import UserError
+from bench.plan import weights as naming
+from bench.plan.cell import Cell
+from bench.plan.environment import cache_folder
+from heads.contract import Head, Model, reads
+
+
+def build(
+    backbone: str,
+    head: str,
+    *,
+    patch: int | None = None,
+    size: tuple[int, int],
+    classes: int,
+    weights: str | WeightsEnum = "random",
+    resample: Resampling = "pinv",
+    attention: Attention = "auto",
+    window: Window = "keep",
+    padding: Literal["refuse", "pad"] = "refuse",
+) -> Model:
+    """A backbone under a head as one nn.Module, in train mode, on the current default device.
+
+    Args:
+        backbone: a name of ``densebench list backbones``.
+        head: a name of ``densebench list heads``.
+        patch: patch size in pixels; None for the backbone's native one.
+        size: (H, W) of the input in pixels.
+        classes: K of the head (for segmentation with the background, for detection without).
+        weights: of the backbone. "random": initialised from torch's global generator, as the head always is;
+            "pretrained", "pretrained:TAG" or a member of a torchvision enumeration: published ones, fetched once
+            unless they lie in the cache folder; or the path of a file. See `bench.plan.weights`, `backbones.weights`.
+        resample: of pretrained patch kernels to another patch size, see `backbones.resample.patch_kernel`.
+        attention: kernel, see `backbones.contract.Attention`.
+        window: of windowed attention, see `backbones.contract.Window`.
+        padding: "pad": a size that the backbone cannot take is padded to the next that it can (see
+            `heads.contract.Model`), never cropped; "refuse": it is an error.
+
+    Returns:
+        RGB (B, 3, H, W) in 0..1 -> raw outputs; ``.loss(raw, target)`` and ``.decode(raw, size)`` go with it. Under
+        ``with torch.device("meta"):`` it has shapes and no storage, and no weights are read.
+
+    Raises:
+        UserError: an unknown name or number of classes; weights that are unknown, do not fit or cannot be fetched.
+        Unsupported: this backbone cannot have this patch size or input size (the text names the nearest possible), or
+            nobody has published weights of it.
+    """
+    if classes < 1:
+        raise UserError(f"a head needs at least 1 class and got classes={classes}")
+    entry = catalogue.get("backbones", backbone)
+    weights = _text(weights, entry)
+    head_entry = catalogue.get("heads", head)
+    patch = entry.facts["patch"] if patch is None else patch
+    height, width = size  # from a list as well as from a tuple
+
+    def encoder(size: tuple[int, int]) -> Backbone:
+        return entry.load().build(backbone, patch=patch, size=size, attention=attention, window=window)
+
+    try:
+        body = encoder((height, width))
+    except Unsupported as error:
+        larger = [(h, w) for h, w in error.nearest if h >= height and w >= width]
+        if padding != "pad" or not larger:
+            raise
+        body = encoder(min(larger))
+    if weights != naming.RANDOM:
+        _start(body, entry, weights, resample, window)
+    body.expose(reads(body.levels, head_entry.facts.get("reads", "all")))
+    top: Head = head_entry.load().build(head, levels=body.levels, classes=classes)
+    return Model(body, top, (height, width))
+
+
+def _text(weights: str | WeightsEnum, entry: Entry) -> str:
+    """Weights as an axis of a matrix writes them."""
+    if not isinstance(weights, WeightsEnum):
+        return naming.check(weights)
+    source = naming.source(entry, f"{naming.PRETRAINED}:{weights.name}", cache_folder())
+    if source is None or source.library != "torchvision":
+        raise UserError(f"{weights!s} are weights of torchvision, and {entry.name} is no backbone of torchvision")
+    if not isinstance(weights, wanted := get_model_weights(source.architecture)):
+        raise UserError(f"{weights!s} are not the weights of {entry.name}; take a member of {wanted.__name__}")
+    return f"{naming.PRETRAINED}:{weights.name}"
+
+
+def _start(body: Backbone, entry: Entry, weights: str, resample: Resampling, window: Window) -> None:
+    """Load weights that are not random; on the meta device only see that there are any.
+
+    Raises:
+        UserError, Unsupported: see `build`.
+    """
+    source = naming.source(entry, weights, cache_folder())
+    if source is None:
+        raise Unsupported(f"nobody has published weights of {entry.name}; take weights='random' or the path of a file")
+    if any(parameter.is_meta for parameter in body.parameters()):
+        return
+    try:
+        if source.library == "file":
+            checkpoint = read(source.path)
+        else:
+            fetch = of_timm if source.library == "timm" else of_torchvision
+            checkpoint = fetch(source.architecture, source.tag, source.path)
+        load(body, checkpoint, resample=resample, window=window)
+    except WeightsError as error:
+        raise UserError(f"{entry.name} with weights '{weights}': {error}") from error
+
+
+def of_cell(cell: Cell, classes: int) -> Model:
+    """The model of a cell on the default device; what is random in it comes from the cell's seed."""
+    torch.manual_seed(cell.seed)
+    return build(
+        cell.backbone,
+        cell.head,
+        patch=cell.patch,
+        size=cell.size,
+        classes=classes,
+        weights=cell.weights,
+        resample=cell.resample,  # pyright: ignore[reportArgumentType] - checked by the matrix
+        attention=cell.attention,  # pyright: ignore[reportArgumentType] - checked by the matrix
+        window=cell.window,  # pyright: ignore[reportArgumentType]
+        padding=cell.padding,  # pyright: ignore[reportArgumentType]
+    )
+
+
+def device_of(cell: Cell) -> torch.device:
+    """The cell's device, if this machine has it.
+
+    Raises:
+        Unsupported: torch sees no such device here.
+    """
+    device = torch.device(cell.device)
+    if device.type == "cpu":
+        return device
+    here = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    if here is None or here.type != device.type:
+        raise Unsupported(f"device {cell.device} is wanted and torch {torch.__version__} sees {here or 'only the CPU'}")
+    return device
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait until the device has done what was asked of it; on a CPU that is already so."""
+    if device.type != "cpu":
+        torch.accelerator.synchronize(device)

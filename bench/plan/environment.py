@@ -1,0 +1,186 @@
+"""The machine and the software that a number belongs to, described without importing torch."""
+
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+import re
+import shutil
+import subprocess
+import time
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from bench.catalogue import ROOT
+
+_PACKAGES = ("torch", "torchvision", "timm", "numpy", "segmentation-models-pytorch", "faster-coco-eval")
+# What the kernel calls the instructions that make a narrow type fast; a dtype works without them, only slowly.
+_BF16_FLAGS = ("amx_bf16", "avx512_bf16", "bf16")
+_FP16_FLAGS = ("amx_fp16", "avx512_fp16", "fphp")
+_THREAD_VARIABLES = ("OMP_NUM_THREADS", "OMP_WAIT_POLICY", "MKL_NUM_THREADS", "KMP_AFFINITY", "GOMP_CPU_AFFINITY")
+
+SPIN = {"GOMP_SPINCOUNT": "50000", "KMP_BLOCKTIME": "2"}
+"""How long an idle thread of OpenMP keeps its CPU busy before it sleeps: 1 to 3 ms, of GNU's and of LLVM's library.
+
+Their own choice is 5 to 15 ms and 200 ms, for which the threads of one cell would compete with those of the next one.
+Between two operations of a pass there is far less, so that no thread falls asleep within one. Workers run with it, and
+what a user sets instead is part of the environment."""
+
+
+@dataclass(frozen=True)
+class Environment:
+    """Where measurements were made.
+
+    id: digest of everything below. comparable: digest of hardware and software without the git state; only records
+    that share it are ever put in one table. driver, gpu_memory_gib: of NVIDIA GPUs; empty where there are none.
+    """
+
+    id: str
+    comparable: str
+    cpu: str
+    cores: int
+    memory_gib: float
+    gpus: list[str]
+    dtypes: list[str]
+    variables: dict[str, str]
+    system: str
+    python: str
+    packages: dict[str, str]
+    git: str
+    driver: str = ""
+    gpu_memory_gib: list[float] = field(default_factory=list)
+
+    def title(self) -> str:
+        """One line for a table's heading."""
+        device = ", ".join(self.gpus) or f"{self.cpu}, {self.cores} cores"
+        versions = " ".join(f"{name} {self.packages[name]}" for name in ("torch", "timm") if name in self.packages)
+        return f"{device}, {self.memory_gib:.0f} GiB, {versions}"
+
+    def slug(self) -> str:
+        """Name of this machine's folder under ``results/``."""
+        name = self.gpus[0] if self.gpus else f"{self.cpu} {self.cores} cores"
+        return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
+
+
+def describe() -> Environment:
+    """This machine, now. The git state is that of densebench's own tree, results apart."""
+    flags, model = _cpu()
+    facts: dict[str, Any] = {
+        "cpu": model,
+        "cores": len(os.sched_getaffinity(0)),
+        "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
+        "gpus": _gpus(),
+        "dtypes": ["fp32", *_fast("bf16", flags, _BF16_FLAGS), *_fast("fp16", flags, _FP16_FLAGS)],
+        "variables": {
+            name: os.environ[name]
+            for name in (*_THREAD_VARIABLES, *SPIN)
+            if name in os.environ and os.environ[name] != SPIN.get(name)
+        },
+        "system": f"{platform.system()} {platform.machine()}",
+        "python": platform.python_version(),
+        "packages": {name: version for name in _PACKAGES if (version := _version(name))},
+    }
+    if known := _gpu_facts():  # left out where there is none, so that a CPU's digest is what it always was
+        facts |= known
+    comparable = _digest(facts)
+    git = _git()
+    return Environment(id=_digest({**facts, "git": git}), comparable=comparable, **facts, git=git)
+
+
+def as_json(environment: Environment) -> dict[str, object]:
+    """For ``environments.jsonl``."""
+    return asdict(environment)
+
+
+def cache_folder() -> Path:
+    """Where what can be made again is kept: ``$DENSEBENCH_CACHE``, or ``densebench`` in the user's cache folder."""
+    if named := os.environ.get("DENSEBENCH_CACHE"):
+        return Path(named)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "densebench"
+
+
+def busy(seconds: float = 0.25) -> float | None:
+    """Cores that are at work just now, counted over so many seconds; None where the system does not tell."""
+
+    def jiffies() -> tuple[int, int]:
+        numbers = [int(word) for word in Path("/proc/stat").read_text(encoding="ascii").partition("\n")[0].split()[1:]]
+        return sum(numbers[:8]), numbers[3] + numbers[4]
+
+    try:
+        total, idle = jiffies()
+        time.sleep(seconds)
+        total_after, idle_after = jiffies()
+    except (OSError, ValueError, IndexError):
+        return None
+    share = 1 - (idle_after - idle) / max(1, total_after - total)
+    return share * (os.cpu_count() or 1)
+
+
+def _digest(facts: object) -> str:
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def _cpu() -> tuple[set[str], str]:
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    except OSError:
+        return set(), platform.processor() or platform.machine()
+    lines = dict(re.findall(r"^(model name|flags|Features)\s*:\s*(.*)$", text, re.MULTILINE))
+    return set((lines.get("flags") or lines.get("Features") or "").split()), lines.get("model name", platform.machine())
+
+
+def _fast(dtype: str, flags: set[str], wanted: tuple[str, ...]) -> list[str]:
+    return [dtype] if flags & set(wanted) else []
+
+
+def _gpus() -> list[str]:
+    return [line.strip() for line in _ask_gpus("name")]
+
+
+def _gpu_facts() -> dict[str, Any]:
+    """Driver and memory of the GPUs; empty without one."""
+    found = [line.split(",") for line in _ask_gpus("driver_version,memory.total")]
+    sizes = [size.strip() for _, size in found]
+    if not found or not all(size.isdigit() for size in sizes):
+        return {}
+    return {"driver": found[0][0].strip(), "gpu_memory_gib": [round(int(size) / 1024, 1) for size in sizes]}
+
+
+def _ask_gpus(what: str) -> list[str]:
+    """A line of nvidia-smi's answer for each GPU; none without one."""
+    if not (tool := shutil.which("nvidia-smi")):
+        return []
+    asked = [tool, f"--query-gpu={what}", "--format=csv,noheader,nounits"]
+    try:
+        answer = subprocess.run(asked, capture_output=True, text=True, timeout=20, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return []
+    return [line for line in answer.stdout.splitlines() if line.strip()]
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return ""
+
+
+def _git() -> str:
+    def ask(*words: str) -> str:
+        answer = subprocess.run(
+            ["git", "-C", str(ROOT), *words],  # noqa: S607 - whichever git the user has
+            capture_output=True,
+            text=True,
+            timeout=20,
+            check=True,
+        )
+        return answer.stdout.strip()
+
+    try:
+        # Results are what a run writes: they must not make the next run's state look changed.
+        changed = ask("status", "--porcelain", "--untracked-files=no", "--", ".", ":!results")
+        return ask("rev-parse", "--short=12", "HEAD") + ("+changes" if changed else "")
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"

@@ -1,0 +1,234 @@
+"""A matrix: a question as a TOML file whose grid blocks expand to cells.
+
+::
+
+    question = "Which patch size?"
+
+    [[grid]]                        # the axes of a block multiply; blocks add
+    measure = ["complexity", "latency"]
+    backbone = ["vit_tiny", "deit_tiny"]
+    patch = [8, 16]                 # left out, or "native": each backbone's native patch size
+    resolution = [224, "384x640"]   # HxW in pixels; one number is a square
+    head = "linear"
+
+A block without ``measure`` takes complexity, latency, memory and accuracy, and whatever else does not wait to be asked.
+"""
+
+import itertools
+import re
+import tomllib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bench import catalogue
+from bench.errors import UserError, unknown
+from bench.plan import recipe, weights
+from bench.plan.cell import ATTENTION, COMPILE, DEVICES, DTYPES, FORMATS, LATER, PADDING, RESAMPLING, WINDOWS, Cell
+from bench.plan.environment import Environment
+from bench.plan.measure import measures
+
+FOLDER = Path(__file__).resolve().parent.parent / "matrices"
+LARGEST = 1 << 15
+"""Pixels of a side; a larger number is a slip of the keyboard."""
+
+_DEFAULTS: dict[str, list[Any]] = {
+    "patch": [None],
+    "weights": ["random"],
+    "batch": [1],
+    "dtype": ["fp32"],
+    "compile": ["none"],
+    "attention": ["auto"],
+    "device": ["auto"],
+    "threads": [0],
+    "dataset": ["scenes"],
+    "recipe": ["short"],
+    "seed": [0],
+    **{axis: [value] for axis, value in LATER.items()},
+}
+_REQUIRED = ("backbone", "resolution", "head")
+AXES = (*_REQUIRED, *_DEFAULTS, "measure")
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """The blocks of a matrix file, each a full dict of axis -> values."""
+
+    name: str
+    question: str
+    blocks: tuple[Mapping[str, Sequence[Any]], ...]
+
+    def override(self, axes: Mapping[str, Sequence[Any]]) -> "Matrix":
+        """The same question with other values on some axes, in every block.
+
+        ``measure`` chooses among what a block measures: blocks that measure none of the named ones drop out, unless no
+        block measures them, then all do.
+
+        Raises:
+            UserError: a value is impossible; names the option.
+        """
+        wanted = {axis: _values(axis, values, f"--{axis}") for axis, values in axes.items() if values}
+        chosen = wanted.pop("measure", None)
+        blocks = [{**block, **wanted} for block in self.blocks]
+        if chosen is not None:
+            kept = [{**b, "measure": [m for m in b["measure"] if m in chosen]} for b in blocks]
+            kept = [block for block in kept if block["measure"]]
+            blocks = kept or [{**block, "measure": chosen} for block in blocks]
+        return Matrix(self.name, self.question, tuple(blocks))
+
+    def cells(self, environment: Environment) -> Iterator[tuple[Cell, tuple[str, ...]]]:
+        """Every cell with the measures to take on it, no choice left open; a cell may come several times."""
+        axes = [axis for axis in AXES if axis != "measure"]
+        for block in self.blocks:
+            for values in itertools.product(*(block[axis] for axis in axes)):
+                choice = dict(zip(axes, values, strict=True))
+                height, width = choice.pop("resolution")
+                if choice["patch"] is None:
+                    choice["patch"] = catalogue.get("backbones", choice["backbone"]).facts["patch"]
+                if choice["device"] == "auto":
+                    choice["device"] = "cuda" if environment.gpus else "cpu"
+                choice["threads"] = choice["threads"] or environment.cores
+                yield Cell(height=height, width=width, **choice), tuple(block["measure"])
+
+
+def names() -> list[str]:
+    """The matrices that come with densebench."""
+    return sorted(path.stem for path in FOLDER.glob("*.toml"))
+
+
+def question(name: str) -> str:
+    """First line of the question that a matrix answers."""
+    return load(name).question.strip().partition("\n")[0]
+
+
+def load(name: str) -> Matrix:
+    """A matrix by its name, or from a file (a path that ends in ``.toml``).
+
+    Raises:
+        UserError: no such matrix, no TOML, an unknown key (with a suggestion), or an impossible value; names the file
+            and the key.
+    """
+    path = Path(name) if name.endswith(".toml") else FOLDER / f"{name}.toml"
+    if not name.endswith(".toml") and name not in names():
+        raise unknown("matrix", name, names())
+    try:
+        document = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"matrix {path} cannot be read: {error}") from error
+    except tomllib.TOMLDecodeError as error:
+        raise UserError(f"matrix {path} is no TOML: {error}") from error
+    if strange := sorted(set(document) - {"question", "grid"}):
+        raise UserError(f"{path}: {unknown('key', strange[0], ['question', 'grid'])}")
+    if not isinstance(document.get("question"), str):
+        raise UserError(f"{path}: key 'question' is missing: say in a sentence what the matrix answers")
+    grid = document.get("grid")
+    if not isinstance(grid, list) or not grid or not all(isinstance(block, dict) for block in grid):
+        raise UserError(f"{path}: there is no [[grid]] block; a matrix needs at least one")
+    blocks = tuple(_block(block, f"{path}, [[grid]] {number}") for number, block in enumerate(grid, 1))
+    return Matrix(path.stem, document["question"], blocks)
+
+
+def _block(block: Mapping[str, Any], where: str) -> Mapping[str, Sequence[Any]]:
+    for key in block:
+        if key not in AXES:
+            raise UserError(f"{where}: {unknown('key', key, AXES)}")
+    for key in _REQUIRED:
+        if key not in block:
+            raise UserError(f"{where}: key '{key}' is missing")
+    usual = [name for name, measure in measures().items() if not measure.asked]
+    full = {"measure": usual, **_DEFAULTS, **block}
+    return {axis: _values(axis, full[axis], f"{where}, {axis}") for axis in AXES}
+
+
+def _values(axis: str, given: Any, where: str) -> list[Any]:
+    listed = list(given) if isinstance(given, (list, tuple)) else [given]
+    if not listed:
+        raise UserError(f"{where}: the list is empty; give at least one value")
+    return list(dict.fromkeys(_value(axis, value, where) for value in listed))
+
+
+def _value(axis: str, value: Any, where: str) -> Any:
+    try:
+        return _CHECKS[axis](value)
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from error
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise UserError(f"a name is wanted, {value!r} came")
+    return value
+
+
+def _one_of(kind: str, value: Any, known: Sequence[str]) -> Any:
+    if value not in known:
+        raise unknown(kind, str(value), known)
+    return value
+
+
+def _number(value: Any, least: int, most: int) -> int:
+    if isinstance(value, bool) or not re.fullmatch(r"[+-]?\d+", str(value)) or not least <= int(value) <= most:
+        raise UserError(f"a whole number from {least} to {most} is wanted, {value!r} came")
+    return int(value)
+
+
+def _resolution(value: Any) -> tuple[int, int]:
+    match = re.fullmatch(r"(\d+)(?:[xX](\d+))?", str(value))
+    if not match or isinstance(value, bool):
+        raise UserError(f"a resolution like 224 or 384x640 (height x width, in pixels) is wanted, {value!r} came")
+    height = int(match[1])
+    width = int(match[2] or match[1])
+    if not (1 <= height <= LARGEST and 1 <= width <= LARGEST):
+        raise UserError(f"a side has 1 to {LARGEST} pixels, {value!r} came")
+    return height, width
+
+
+def _known(kind: str) -> Callable[[Any], str]:
+    return lambda value: catalogue.get(kind, _text(value)).name
+
+
+def _dataset(value: Any) -> str:
+    catalogue.dataset(_text(value))
+    return value
+
+
+def _recipe(value: Any) -> str:
+    return recipe.check(_text(value))
+
+
+def _device(value: Any) -> str:
+    kind, colon, index = _text(value).partition(":")
+    _one_of("device", kind, DEVICES)
+    if colon and not index.isdigit():
+        raise UserError(f"a device like cuda or cuda:1 is wanted, {value!r} came")
+    return value
+
+
+def _measure(value: Any) -> str:
+    return _one_of("measure", value, tuple(measures()))
+
+
+_CHECKS: dict[str, Callable[[Any], Any]] = {
+    "backbone": _known("backbones"),
+    "head": _known("heads"),
+    "measure": _measure,
+    "dataset": _dataset,
+    "recipe": _recipe,
+    "resolution": _resolution,
+    "patch": lambda value: None if value is None or value == "native" else _number(value, 1, LARGEST),
+    "batch": lambda value: _number(value, 1, 1 << 20),
+    "threads": lambda value: _number(value, 0, 1 << 12),
+    "seed": lambda value: _number(value, 0, 2**32 - 1),
+    "device": _device,
+    "weights": weights.check,
+    "dtype": lambda value: _one_of("dtype", value, DTYPES),
+    "compile": lambda value: _one_of("compile", value, COMPILE),
+    "attention": lambda value: _one_of("attention", value, ATTENTION),
+    "window": lambda value: _one_of("window policy", value, WINDOWS),
+    "resample": lambda value: _one_of("resampling", value, RESAMPLING),
+    "padding": lambda value: _one_of("padding", value, PADDING),
+    "memory_format": lambda value: _one_of("memory format", value, FORMATS),
+    "limit_mib": lambda value: _number(value, 0, 1 << 30),
+}
+"""Axis -> what makes a value of it, or says what is wrong with it."""

@@ -1,0 +1,198 @@
+"""What a measure promises; one measure is one file in ``bench/measures``.
+
+Such a file has a *literal* ``CATALOGUE`` with one entry, read without importing the file::
+
+    CATALOGUE = {
+        "latency": {
+            "version": 1,                   # raise it when the number changes its meaning: old records no longer count
+            "fields": ["@model", "batch"],  # fields of Cell that the number depends on; @: a set of `SETS`
+            "exclusive": True,              # must have the machine to itself
+            "interleaved": "forward_ms",    # optional: taken in rounds, and the series that the noise floor is of
+            "needs": ["roof"],              # optional: measures without which its columns cannot be read
+            "asked": True,                  # optional: only for matrices that name it
+            "seconds": 2.0,                 # a first guess of its duration, for the time left
+            "columns": [{"name": "latency_ms", "unit": "ms", "better": "lower", "title": "latency"}, ...],
+        }
+    }
+
+and a function ``measure(cell, context) -> Outcome``, run in a process of its own.
+
+An interleaved measure prepares (build, warm up), then takes its samples in ``for turn in context.turns():``. Between
+two turns the other cells of the group have theirs, so that a drifting machine drifts for all of them. Beside the series
+that ``interleaved`` names it returns ``<series>_round``, the round of each sample; its column that ends in
+``noise_floor_pct`` is filled in by the launcher.
+"""
+
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal
+
+from bench.catalogue import entries
+from bench.errors import UserError
+from bench.plan.cell import FIELDS
+
+SETS: Mapping[str, tuple[str, ...]] = {
+    "@model": ("backbone", "patch", "weights", "head", "height", "width", "dataset", "window", "padding"),
+    "@mode": ("dtype", "compile", "attention", "device", "threads", "memory_format"),
+}
+"""Fields that belong together: which model for which input (a data set gives the number of classes); how it runs."""
+
+Value = float | int | str | None | dict[str, float | None]
+
+
+@dataclass(frozen=True)
+class Column:
+    """One number of a measure.
+
+    better: which way is better; None: neither. task: of the heads that it applies to; None: all. digits: decimals in
+    tables. table: shown in tables (a dict of one number a class is not). headline: the one that ranks a task's rows.
+    """
+
+    name: str
+    unit: str
+    title: str
+    better: Literal["higher", "lower"] | None = None
+    task: str | None = None
+    digits: int = 1
+    table: bool = True
+    headline: bool = False
+
+
+@dataclass(frozen=True)
+class Measure:
+    """The part of a measure that planning and reporting need."""
+
+    name: str
+    version: int
+    fields: tuple[str, ...]
+    columns: tuple[Column, ...]
+    exclusive: bool
+    seconds: float
+    doc: str = ""
+    interleaved: str = ""
+    needs: tuple[str, ...] = ()
+    asked: bool = False
+
+    @property
+    def floor(self) -> str:
+        """The column of an interleaved measure that holds the noise floor of its group."""
+        return next(
+            (column.name for column in self.columns if column.name.endswith("noise_floor_pct")), "noise_floor_pct"
+        )
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a measure found.
+
+    values: column name -> number; None is "unknown", never 0; a dict holds one number a class.
+    samples: raw samples by name, in the unit that the name says.
+    """
+
+    values: Mapping[str, Value]
+    samples: Mapping[str, Sequence[float]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Precision:
+    """When an interleaved measure has seen enough.
+
+    target: half of the 95 % confidence interval of the median, as a share of the median.
+    budget_s: seconds of timing after which it ends without.
+    alone: whether a round beside other busy processes is taken again, and a cell that never had the machine to itself
+        is `invalid`; otherwise such rounds are only counted.
+    """
+
+    target: float = 0.01
+    budget_s: float = 1.5
+    alone: bool = True
+
+
+@dataclass(frozen=True)
+class Turn:
+    """A round in which this process has the machine to itself.
+
+    index: from 0. workers: processes of this run that hold a model, this one included. cpu_s: CPU time that the others
+    of them have used up to now, so that it is not taken for a stranger's.
+    """
+
+    index: int
+    workers: int
+    cpu_s: float = 0.0
+
+
+def unshared() -> Iterator[Turn]:
+    """Turn after turn, for a process that shares the machine with no other cell."""
+    return (Turn(index, 1) for index in itertools.count())
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a measure may use beyond its cell.
+
+    report: called with (stage, done, total) whenever there is progress to show.
+    threads: CPU threads that this process was given.
+    cache: folder for what can be made again.
+    root: where the cell's data set lies; None for an embedded one.
+    pictures: folder for pictures of predictions.
+    turns: waits for this process's next turn; leaving the loop ends the last one.
+    precision: when enough has been seen.
+    """
+
+    report: Callable[[str, int, int], None]
+    threads: int
+    cache: Path
+    root: Path | None = None
+    pictures: Path | None = None
+    turns: Callable[[], Iterator[Turn]] = unshared
+    precision: Precision = field(default_factory=Precision)
+
+
+class Invalid(Exception):
+    """A measurement ended, but its number must not be used; the text says why. Becomes a row of status `invalid`.
+
+    Args:
+        reason: in a sentence, with the figure that speaks against it.
+        outcome: what was measured nevertheless; it is stored beside the reason.
+    """
+
+    def __init__(self, reason: str, outcome: "Outcome | None" = None) -> None:
+        super().__init__(reason)
+        self.outcome = outcome
+
+
+@cache
+def measures() -> Mapping[str, Measure]:
+    """All measures, in order of name.
+
+    Raises:
+        UserError: a file states a measure wrongly; names the file and the key.
+    """
+    return {name: _parse(name, entry.facts, entry.source, entry.doc) for name, entry in entries("measures").items()}
+
+
+def _parse(name: str, facts: Mapping[str, Any], source: Path, doc: str) -> Measure:
+    try:
+        fields = {field for word in facts["fields"] for field in SETS.get(word, (word,))}
+        columns = tuple(Column(**column) for column in facts["columns"])
+        measure = Measure(
+            name=name,
+            version=facts["version"],
+            fields=tuple(field for field in FIELDS if field in fields),
+            columns=columns,
+            exclusive=facts["exclusive"],
+            seconds=facts["seconds"],
+            doc=doc,
+            interleaved=facts.get("interleaved", ""),
+            needs=tuple(facts.get("needs", ())),
+            asked=facts.get("asked", False),
+        )
+    except (KeyError, TypeError) as error:
+        raise UserError(f"measure '{name}' in {source}: {error}") from error
+    if strange := fields - set(FIELDS):
+        known = f"no such field of Cell, nor one of {', '.join(SETS)}"
+        raise UserError(f"measure '{name}' in {source}: {', '.join(sorted(strange))}: {known}")
+    return measure

@@ -1,0 +1,430 @@
+"""``densebench compare``: what accuracy costs, and which rows nothing else beats.
+
+A row is Pareto-optimal when no other row of its group costs at most as much and is at least as good, and better in one
+of the two. A group is one environment, task, data set and recipe, and one value of every other field that makes two
+costs incomparable (`_CONTEXT`). A row off the front is *near* it when every row that beats it does so by less, in cost
+or in value, than may be claimed: it may belong there. Claims about values follow seed noise (`ranking.Noise`), those
+about interleaved costs the noise floor of their session (`bench.report.claims`); any other cost is taken as exact.
+
+Costs are ranked, cheapest first: going down, a row joins the tie group of that group's cheapest while nothing may be
+claimed between the two.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bench.errors import UserError, unknown
+from bench.plan.cell import FIELDS
+from bench.plan.measure import Column, Measure
+from bench.report.claims import claim
+from bench.report.rows import Part, Row, Table, columns, folders, headline, noise, order, rank, read
+from bench.report.tables import IDENTITY, OTHERS, choices, grid, label, number
+from bench.stats.ranking import Noise, Rank, Stat
+
+if TYPE_CHECKING:
+    from rich.console import Group
+
+AXES = (*(name for name in FIELDS if name != "seed"), "resolution")
+"""What rows can be chosen and identified by; ``resolution`` is ``HxW``, or one number for a square."""
+_CONTEXT = ("recipe", "batch")
+
+
+@dataclass(frozen=True)
+class Point:
+    """One row: its fields, its cost and value, and where it stands.
+
+    rank: by value, within the group. cost_rank: by cost, likewise. pareto: on the front. near: off it by less than may
+    be claimed. margin_pct: half of the 95 % confidence interval of the cost; None where it has none.
+    """
+
+    fields: Mapping[str, Any]
+    cost: Stat
+    value: Stat
+    rank: Rank
+    cost_rank: Rank
+    pareto: bool
+    near: bool
+    margin_pct: float | None = None
+
+
+@dataclass(frozen=True)
+class Lack:
+    """A row without cost or value, and why."""
+
+    fields: Mapping[str, Any]
+    reason: str
+
+
+@dataclass(frozen=True)
+class Section:
+    """Points that may be compared, cheapest first; in groups where recipe or batch differ."""
+
+    machine: str
+    environment: str
+    title: str
+    task: str
+    dataset: str
+    cost: Column
+    value: Column
+    points: tuple[Point, ...]
+    lacking: tuple[Lack, ...]
+    noise: Mapping[str, Noise | None]
+    floors: tuple[float, ...] = ()
+    """Noise floors of the sessions that the costs come from, in percent; none where a cost is no interleaved one."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What `compare` found; ``by``: the axes that every line shows."""
+
+    by: tuple[str, ...]
+    sections: tuple[Section, ...]
+
+    def as_json(self) -> list[dict[str, Any]]:
+        """Sections of rows in plain lists and dicts; what is unknown is None."""
+        return [
+            {
+                "machine": section.machine,
+                "environment": section.environment,
+                "task": section.task,
+                "dataset": section.dataset,
+                "cost": section.cost.name,
+                "value": section.value.name,
+                "noise_floor_pct": max(section.floors, default=None),
+                "rows": [
+                    {
+                        "fields": dict(point.fields),
+                        "cost": point.cost.mean,
+                        "cost_margin_pct": point.margin_pct,
+                        "cost_rank": point.cost_rank.place,
+                        "cost_tied": point.cost_rank.tied,
+                        "value": point.value.mean,
+                        "sd": point.value.sd,
+                        "n": point.value.n,
+                        "pareto": point.pareto,
+                        "near": point.near,
+                        "rank": point.rank.place,
+                        "tied": point.rank.tied,
+                    }
+                    for point in section.points
+                ],
+                "lacking": [asdict(lack) for lack in section.lacking],
+            }
+            for section in self.sections
+        ]
+
+    def render(self) -> "Group":
+        """For a terminal."""
+        from rich.console import Group  # noqa: PLC0415, --json needs no rich
+
+        return Group(*(part for section in self.sections for part in _render(section, self.by)))
+
+
+def compare(
+    results: Path,
+    *,
+    machine: str | None = None,
+    task: str | None = None,
+    cost: str = "latency_ms",
+    value: str | None = None,
+    where: Mapping[str, Sequence[str]] | None = None,
+    by: Sequence[str] | None = None,
+) -> Comparison:
+    """Cost against value for the rows that ``where`` (axis -> values, as texts) leaves.
+
+    Args:
+        results: results folder.
+        machine: name of a machine's folder; None: all of them.
+        task: "segmentation" or "detection"; None: all of them.
+        cost: column of the cost.
+        value: column of the value, ``column[class]`` for one class; None: the headline of the task.
+        where: values of axes (`AXES`) to keep.
+        by: axes that every line shows; further fields are shown where they vary. None: backbone, patch, head, input.
+
+    Raises:
+        UserError: no records, or none that match; an unknown machine, task, column, axis or value.
+    """
+    where = where or {}
+    _known("axis", [*where, *(by or ())], AXES)
+    cost_pair, value_pair = _column(cost), _column(value) if value else None
+    found = folders(results)
+    _known("machine", [machine] if machine else [], [folder.name for folder in found])
+    tables = [table for folder in found if machine in {None, folder.name} for table in read(folder).tables]
+    _known("task", [task] if task else [], {table.task for table in tables})
+    tables = [table for table in tables if task in {None, table.task}]
+    for axis, values in where.items():
+        there = {_axis(row, axis) for table in tables for row in table.rows} - {""}
+        _known(axis, [_normal(axis, text) for text in values], there)
+    for name in [cost, *([value] if value else [])]:
+        _check_class(name, [row for table in tables for row in table.rows])
+    sections = []
+    for table in tables:
+        chosen = value_pair or headline(table.task)
+        kept = [row for row in table.rows if _matches(row, where)]
+        if chosen and kept and {chosen[1].task, cost_pair[1].task} <= {None, table.task}:
+            sections.append(_section(table, kept, (cost, *cost_pair), (value or chosen[1].name, *chosen)))
+    if not sections:
+        raise UserError(f"no records under {results} match; leave out a filter, or measure them with `densebench run`")
+    return Comparison(tuple(by or ()), tuple(sections))
+
+
+def pareto(points: Sequence[tuple[float, float]]) -> list[bool]:
+    """Which (cost, value) points no other beats; less cost and more value are better, equal points stand together."""
+    best = float("-inf")
+    front = [False] * len(points)
+    ordered = sorted(range(len(points)), key=lambda index: points[index][0])
+    for _, same in groupby(ordered, key=lambda index: points[index][0]):
+        group = list(same)
+        top = max(points[index][1] for index in group)
+        if top > best:
+            best = top
+            for index in group:
+                front[index] = points[index][1] == top
+    return front
+
+
+def _section(
+    table: Table, rows: Sequence[Row], cost: tuple[str, Measure, Column], value: tuple[str, Measure, Column]
+) -> Section:
+    (cost_name, cost_measure, cost_column), (value_name, value_measure, value_column) = cost, value
+    matters = [name for name in FIELDS if name in {*cost_measure.fields, *value_measure.fields}]
+    groups: dict[tuple[Any, ...], dict[tuple[Part, Part], dict[str, Any]]] = {}
+    lacking: dict[tuple[Part | None, Part | None], Lack] = {}
+    for row in rows:
+        # Rows that differ only in fields that neither number depends on are one point.
+        fields = {name: row.fields[name] for name in matters if name in row.fields}
+        parts = row.parts.get(cost_measure.name), row.parts.get(value_measure.name)
+        if parts[0] and parts[1] and cost_name in row.values and value_name in row.values:
+            context = tuple(str(fields.get(name, "")) for name in _CONTEXT)
+            groups.setdefault(context, {})[parts[0], parts[1]] = fields
+        else:
+            lacking[parts] = Lack(fields, _why(row, {cost_name: cost_measure, value_name: value_measure}))
+    points: list[Point] = []
+    noises: dict[str, Noise | None] = {}
+    for context, group in sorted(groups.items()):
+        recipe = context[0]
+        if recipe not in noises:
+            of_recipe = (row.parts[value_measure.name] for row in table.rows if value_measure.name in row.parts)
+            noises[recipe] = noise((part for part in of_recipe if part.fields.get("recipe", "") == recipe), value_name)
+        points += _points(group, cost, value, noises[recipe])
+    return Section(
+        machine=table.machine,
+        environment=table.environment.comparable,
+        title=table.environment.title(),
+        task=table.task,
+        dataset=table.dataset,
+        cost=cost_column,
+        value=value_column,
+        points=tuple(points),
+        lacking=tuple(lacking.values()),
+        noise=noises,
+        floors=_floors(
+            cost_measure if _series(cost_measure, cost_name) else None,
+            [parts[0] for group in groups.values() for parts in group],
+        ),
+    )
+
+
+def _points(
+    group: Mapping[tuple[Part, Part], Mapping[str, Any]],
+    cost: tuple[str, Measure, Column],
+    value: tuple[str, Measure, Column],
+    spread: Noise | None,
+) -> list[Point]:
+    (cost_name, cost_measure, cost_column), (value_name, value_measure, value_column) = cost, value
+    cheaper, better = 1 if cost_column.better == "lower" else -1, 1 if value_column.better == "higher" else -1
+
+    def coordinates(parts: tuple[Part, Part]) -> tuple[float, float]:
+        return cheaper * parts[0].values[cost_name].mean, better * parts[1].values[value_name].mean
+
+    ordered = sorted(group, key=lambda parts: (coordinates(parts)[0], -coordinates(parts)[1], order(group[parts])))
+    stats = {part: part.values[value_name] for _, part in ordered}
+    timed_value = bool(_series(value_measure, value_name))
+    if timed_value:
+        best_first = sorted(ordered, key=lambda parts: -coordinates(parts)[1])
+        ranks = _claimed_ranks([parts[1] for parts in best_first], value_measure, value_name)
+    else:
+        ranks = rank(stats, value_column, spread)
+    front = pareto([coordinates(parts) for parts in ordered])
+    costs = _claimed_ranks([parts[0] for parts in ordered], cost_measure, cost_name)
+
+    def beats(one: tuple[Part, Part], other: tuple[Part, Part]) -> bool:
+        """Whether one is claimed to be better than the other, and to cost no more."""
+        (price, worth), (other_price, other_worth) = coordinates(one), coordinates(other)
+        if price > other_price or (price < other_price and not _differ(cost_measure, cost_name, one[0], other[0])):
+            return False
+        if timed_value:
+            return worth > other_worth and _differ(value_measure, value_name, one[1], other[1])
+        noise = 0.0 if spread is None else spread.difference(stats[one[1]].n, stats[other[1]].n)
+        return worth - other_worth > noise
+
+    points = []
+    for parts, optimal in zip(ordered, front, strict=True):
+        known = spread is not None or timed_value or bool(_series(cost_measure, cost_name))
+        near = not optimal and known and not any(beats(other, parts) for other in ordered)
+        stat = stats[parts[1]]
+        margin = parts[0].values.get(cost_measure.interleaved.removesuffix("_ms") + "_ci_pct")
+        points.append(
+            Point(
+                group[parts],
+                parts[0].values[cost_name],
+                stat,
+                ranks[parts[1]],
+                costs[parts[0]],
+                optimal,
+                near,
+                margin.mean if margin and _series(cost_measure, cost_name) == cost_measure.interleaved else None,
+            )
+        )
+    return points
+
+
+def _series(measure: Measure, column: str) -> str:
+    """The samples that a column is the median or the rate of; "" for a column that was not timed in rounds."""
+    if not measure.interleaved:
+        return ""
+    if column.endswith("images_per_s"):
+        return measure.interleaved
+    return column if column.endswith("_ms") and "_p9" not in column else ""
+
+
+def _differ(measure: Measure, column: str, one: Part, other: Part) -> bool:
+    """Whether a difference between two numbers may be claimed."""
+    series = _series(measure, column)
+    if not series:
+        return one.values[column].mean != other.values[column].mean
+    return claim(measure, one.records[0], other.records[0], series).different
+
+
+def _claimed_ranks(parts: Sequence[Part], measure: Measure, column: str) -> dict[Part, Rank]:
+    """Ranks by what may be claimed; ``parts`` are in order, best first."""
+    groups: list[list[Part]] = []
+    for part in dict.fromkeys(parts):
+        if groups and not _differ(measure, column, groups[-1][0], part):
+            groups[-1].append(part)
+        else:
+            groups.append([part])
+    ranks: dict[Part, Rank] = {}
+    for group in groups:
+        ranks |= dict.fromkeys(group, Rank(len(ranks) + 1, len(group) > 1))
+    return ranks
+
+
+def _floors(measure: Measure | None, parts: Iterable[Part]) -> tuple[float, ...]:
+    """The noise floors of interleaved measurements, in percent."""
+    if measure is None:
+        return ()
+    return tuple(sorted({part.values[measure.floor].mean for part in parts if measure.floor in part.values}))
+
+
+def _why(row: Row, wanted: Mapping[str, Measure]) -> str:
+    found = []
+    for name, measure in wanted.items():
+        if name not in row.values:
+            part = row.parts.get(measure.name)
+            why = "not measured" if part is None else part.status if part.status != "ok" else "unknown"
+            found.append(f"no {name}: {why}{f' ({part.reason})' if part and part.reason else ''}")
+    return "; ".join(dict.fromkeys(found))
+
+
+def _known(kind: str, names: Iterable[str], there: Iterable[str]) -> None:
+    for name in names:
+        if name not in there:
+            raise unknown(kind, name, there)
+
+
+def _column(name: str) -> tuple[Measure, Column]:
+    known = {column.name: (measure, column) for measure, column in columns() if measure.fields}
+    directed = [key for key, (_, column) in known.items() if column.better]
+    found = known.get(name.partition("[")[0])
+    if found is None:
+        raise unknown("column", name, directed)
+    if not found[1].better:
+        raise UserError(f"column '{name}' has no better or worse; choose one of {', '.join(sorted(directed))}")
+    return found
+
+
+def _check_class(name: str, rows: Iterable[Row]) -> None:
+    """Refuse ``column[class]`` for a class, and a bare column of classes, that no row has; says which there are."""
+    plain = name.partition("[")[0]
+    classes = sorted({key for row in rows for key in row.values if key.startswith(f"{plain}[")})
+    if (classes or "[" in name) and name not in classes:
+        raise unknown("column", name, classes or [plain])
+
+
+def _axis(row: Row, axis: str) -> str:
+    return row.input if axis == "resolution" else str(row.fields.get(axis, ""))
+
+
+def _normal(axis: str, text: str) -> str:
+    return f"{text}x{text}" if axis == "resolution" and text.isdigit() else text
+
+
+def _matches(row: Row, where: Mapping[str, Sequence[str]]) -> bool:
+    return all(_axis(row, axis) in {_normal(axis, text) for text in values} for axis, values in where.items())
+
+
+def _render(section: Section, by: Sequence[str]) -> Iterable[Any]:
+    from rich.text import Text  # noqa: PLC0415
+
+    shown = list(by or IDENTITY)
+    rest = [
+        name for name in (*IDENTITY, *OTHERS) if name not in shown and (name != "input" or "resolution" not in shown)
+    ]
+    lines = [choices(item.fields, rest) for item in (*section.points, *section.lacking)]
+    # A field that is known for some rows only does not vary.
+    shown += [name for index, name in enumerate(rest) if len({line[index] for line in lines} - {""}) > 1]
+    title = f"{section.task} on {section.dataset}: {section.value.title} against {section.cost.title}"
+    if section.points:
+        body = [
+            [
+                *choices(point.fields, shown),
+                number(point.cost, section.cost) + ("" if point.margin_pct is None else f" ± {point.margin_pct:.1f} %"),
+                str(point.cost_rank),
+                number(point.value, section.value, spread=True),
+                str(point.rank),
+                "*" if point.pareto else "~" if point.near else "",
+            ]
+            for point in section.points
+        ]
+        head = [
+            *shown,
+            label(section.cost),
+            "cost rank",
+            f"{label(section.value)} ±\N{NO-BREAK SPACE}sd\N{NO-BREAK SPACE}(seeds)",
+            "rank",
+            "Pareto",
+        ]
+        yield grid(title, head, body, f"{section.title}\n{_legend(section)}")
+    else:
+        yield Text(f"{title}: no row has both")
+    if section.lacking:
+        body = [[*choices(lack.fields, shown), lack.reason] for lack in section.lacking]
+        yield grid("without cost or value", [*shown, "reason"], body, "")
+
+
+def _legend(section: Section) -> str:
+    known = {recipe: noise for recipe, noise in section.noise.items() if noise}
+    legend = ["* no other row is both cheaper and better (in the same data set, recipe, batch and environment)"]
+    if section.floors:
+        legend.append(
+            "cost ± half of its 95 % confidence interval; equal cost ranks: no difference may be claimed "
+            f"(noise floor of the sessions: {_range(section.floors)} %)"
+        )
+    for recipe, spread in known.items():
+        where = f" under recipe {recipe}" if recipe and len(section.noise) > 1 else ""
+        least = f"differences under {spread.difference(1, 1):.2f} of one seed each"
+        legend.append(f"equal ranks: within seed noise{where} ({least})")
+    if known or section.floors:
+        legend.append("~ every row that beats it does so by less than may be claimed")
+    if not known:
+        legend.append("seed noise is unknown: small differences may be chance")
+    return "\n".join(legend)
+
+
+def _range(values: Sequence[float]) -> str:
+    ends = f"{min(values):.1f}", f"{max(values):.1f}"
+    return ends[0] if ends[0] == ends[1] else f"{ends[0]} to {ends[1]}"

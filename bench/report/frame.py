@@ -1,0 +1,71 @@
+"""``bench.load``: the records as a pandas DataFrame, for notebooks."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from bench.plan.cell import FIELDS
+from bench.report.rows import DERIVED, Part, Row, columns, folders, numbers, read
+from bench.store.record import Record
+
+
+def load(results: Path | str) -> pd.DataFrame:
+    """One line for each row and seed, over all machines under a results folder (or of one machine's folder).
+
+    Columns: ``machine``, ``environment`` (id of what is comparable), ``task``, every field of Cell, every column of
+    every measure (``column[class]`` for a number a class), then ``status_<measure>`` and ``reason_<measure>``. What is
+    unknown is missing (NA, NaN or None), never 0. A measure that does not depend on the seed says the same on every
+    line of a row.
+
+    ``attrs``: ``units`` (column -> unit), ``environments`` (id -> text), ``left_out`` (machine -> reason -> records).
+
+    Raises:
+        UserError: no records, or broken ones; names the file.
+    """
+    lines: list[dict[str, Any]] = []
+    environments: dict[str, str] = {}
+    left_out: dict[str, dict[str, int]] = {}
+    for folder in folders(Path(results)):
+        reading = read(folder)
+        left_out[folder.name] = dict(reading.left_out)
+        for table in reading.tables:
+            environments[table.environment.comparable] = table.environment.title()
+            start = {"machine": table.machine, "environment": table.environment.comparable, "task": table.task}
+            lines += [start | line for row in table.rows for line in _lines(row)]
+    names = ["machine", "environment", "task", *FIELDS]
+    units = {column.name: column.unit for _, column in columns()}
+    found = dict.fromkeys(name for line in lines for name in line)
+    for column in units:
+        classes = [name for name in found if name.startswith(f"{column}[")]
+        names += classes or [column]
+    names += sorted((name for name in found if name not in names), key=lambda name: (name.partition("_")[::-2], name))
+    frame = pd.DataFrame(lines, columns=pd.Index(names))
+    for name in FIELDS:
+        # Whole numbers stay whole beside missing ones.
+        if pd.api.types.is_numeric_dtype(frame[name]):
+            frame[name] = frame[name].astype("Int64")
+    frame.attrs = {"units": units, "environments": environments, "left_out": left_out}
+    return frame
+
+
+def _lines(row: Row) -> Iterator[dict[str, Any]]:
+    seeds = sorted(
+        {record.fields["seed"] for part in row.parts.values() for record in part.records if "seed" in record.fields}
+    )
+    for seed in seeds or [None]:
+        line = {**row.fields, "seed": seed}
+        for name, part in row.parts.items():
+            record = _of_seed(part, seed)
+            if record is not None:
+                if record.status == "ok":
+                    line |= dict(numbers(record))
+                line |= {f"status_{name}": record.status, f"reason_{name}": record.reason}
+        known = row.values  # noqa: PD011 - no data frame
+        line |= {column.name: known[column.name].mean for column in DERIVED.columns if column.name in known}
+        yield line
+
+
+def _of_seed(part: Part, seed: int | None) -> Record | None:
+    return next((record for record in part.records if record.fields.get("seed", seed) == seed), None)

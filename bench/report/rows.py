@@ -1,0 +1,440 @@
+"""Records to rows: what was measured apart, put side by side.
+
+A record knows only the fields of the cell that its measure depends on. A *part* is one measure's records that agree in
+all of those but the seed; a *row* is a largest set of parts that agree wherever they share a field: the natural full
+outer join, whatever the order of the measures. A part that goes with nothing else is a row of its own.
+
+What is known of the machine and of no model (`roof`) goes to every row that it applies to; with it a row says how far
+from the machine's limits it is (`DERIVED`).
+
+Records of environments that are not comparable never meet in a row or in a table. `bench.stats.ranking` says what may
+be claimed of the means.
+"""
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import permutations
+from operator import itemgetter
+from pathlib import Path
+from typing import Any
+
+from bench import catalogue
+from bench.errors import UserError
+from bench.plan.cell import FIELDS
+from bench.plan.environment import Environment
+from bench.plan.measure import Column, Measure, measures
+from bench.report.roofline import Roofline, roofline
+from bench.stats.ranking import Noise, Rank, Stat, pooled, ranked, stat
+from bench.store.record import SETTLED, STATUSES, Record
+from bench.store.store import ENVIRONMENTS, RECORDS, Store
+
+DERIVED = Measure(
+    name="roofline",
+    version=1,
+    fields=(),
+    columns=(
+        Column("mfu_pct", "%", "MFU", "higher", digits=0),
+        Column("traffic_pct", "%", "traffic", None, digits=0),
+        Column("launches_pct", "%", "launches", None, digits=0),
+    ),
+    exclusive=False,
+    seconds=0.0,
+    doc=(
+        "share of the latency that its arithmetic (model FLOP utilisation), its memory traffic and the launches of its "
+        "operations alone would take on this machine, see `bench/roofline.py`; the largest is what bounds it"
+    ),
+)
+"""Columns that follow from those of several measures."""
+
+_LIMITING = ("gmacs", "latency_ms", "traffic_mib", "operations", "peak_tflops", "copy_gbps", "launch_us")
+_OLD = "of an older version of their measure"
+_GONE = "of a measure that is no longer there"
+_HEADLESS = "of a head that is no longer there, or of none"
+_EDITED = "from before a file that they name (a recipe) was edited"
+_SUPERSEDED = "superseded by another of the same measurement"
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """One measure's records (in order of seed) that agree in `fields`, all its fields but the seed."""
+
+    measure: str
+    fields: Mapping[str, Any]
+    records: tuple[Record, ...]
+
+    @cached_property
+    def values(self) -> Mapping[str, Stat]:
+        """Column -> statistics over seeds; ``column[class]`` for a number a class. What is unknown is not there."""
+        found: dict[str, list[float]] = defaultdict(list)
+        for record in self.records:
+            if record.status == "ok":
+                for name, number in numbers(record):
+                    found[name].append(number)
+        return {name: stat(values) for name, values in found.items()}
+
+    @property
+    def failures(self) -> list[Record]:
+        """The records that are not ok."""
+        return [record for record in self.records if record.status != "ok"]
+
+    @property
+    def status(self) -> str:
+        """The status, or several joined by ``+`` when seeds differ."""
+        found = {record.status for record in self.records}
+        return "+".join(status for status in STATUSES if status in found)
+
+    @property
+    def reason(self) -> str:
+        """Why it is not ok; names the seeds where there are several."""
+        if len(self.records) == 1:
+            return self.records[0].reason
+        return "; ".join(f"seed {record.fields.get('seed')}: {record.reason}" for record in self.failures)
+
+
+@dataclass(frozen=True, eq=False)
+class Row:
+    """What is known about one choice of everything but the seed.
+
+    fields: the cell's fields that any of its parts depends on. parts: measure -> part.
+    """
+
+    task: str
+    fields: Mapping[str, Any]
+    parts: Mapping[str, Part]
+
+    @cached_property
+    def values(self) -> Mapping[str, Stat]:
+        """Column (or ``column[class]``) -> statistics over seeds; what is unknown is not there."""
+        found = {name: stat for part in self.parts.values() for name, stat in part.values.items()}
+        limits = self.limits
+        derived = {
+            "mfu_pct": limits.mfu_pct,
+            "traffic_pct": limits.traffic_pct,
+            "launches_pct": limits.launches_pct,
+        }
+        return found | {name: Stat(value, None, 1) for name, value in derived.items() if value is not None}
+
+    @cached_property
+    def limits(self) -> Roofline:
+        """What the latency is near to, of what the machine could do."""
+
+        def known(name: str) -> float | None:
+            found = next((part.values[name] for part in self.parts.values() if name in part.values), None)
+            return None if found is None else found.mean
+
+        return roofline(
+            batch=self.fields.get("batch", 1),
+            **{name: known(name) for name in _LIMITING},
+        )
+
+    @property
+    def input(self) -> str:
+        """Input size, ``HxW`` in pixels."""
+        return f"{self.fields['height']}x{self.fields['width']}" if "height" in self.fields else ""
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows that may be compared: one machine, environment, task and data set; best first within a recipe.
+
+    code: git states that the records come from. noise: recipe -> seed noise of the headline column.
+    """
+
+    machine: str
+    environment: Environment
+    code: tuple[str, ...]
+    task: str
+    dataset: str
+    rows: tuple[Row, ...]
+    ranks: Mapping[Row, Rank]
+    noise: Mapping[str, Noise | None]
+
+
+@dataclass(frozen=True)
+class Reading:
+    """The tables of one machine's folder, and how many of its records are in none, by reason."""
+
+    folder: Path
+    tables: tuple[Table, ...]
+    left_out: Mapping[str, int] = field(default_factory=dict)
+
+
+def folders(results: Path) -> list[Path]:
+    """The machine folders under a results folder (or that folder, if it is one itself), in order of name.
+
+    Raises:
+        UserError: there are no records; says where they were looked for.
+    """
+    found = [results] if (results / RECORDS).is_file() else sorted(path.parent for path in results.glob(f"*/{RECORDS}"))
+    if not found:
+        raise UserError(
+            f"no records: there is no {results / '<machine>' / RECORDS}; "
+            "run `densebench run` first, or name the folder with --results"
+        )
+    return found
+
+
+def read(folder: Path) -> Reading:
+    """The rows of one machine's folder.
+
+    Raises:
+        UserError: a store is torn or broken, or a record names an environment that is not described.
+    """
+    store = Store(folder)
+    described = store.environments()
+    left_out: Counter[str] = Counter()
+    groups: dict[str, list[Record]] = defaultdict(list)
+    for record in store.records():
+        if record.environment not in described:
+            raise UserError(
+                f"{folder / ENVIRONMENTS} does not describe environment '{record.environment}', "
+                f"which a record of {record.measure} in {RECORDS} names"
+            )
+        if reason := _unusable(record):
+            left_out[reason] += 1
+        else:
+            groups[described[record.environment].comparable].append(record)
+    tables: list[Table] = []
+    for records in groups.values():
+        environments = sorted((described[name] for name in {record.environment for record in records}), key=_by_id)
+        tables += _tables(folder.resolve().name, environments, _current(records, left_out), left_out)
+    tables.sort(key=lambda table: (table.environment.title(), table.environment.comparable, table.task, table.dataset))
+    return Reading(folder, tuple(tables), dict(sorted(left_out.items())))
+
+
+def columns(task: str | None = None) -> list[tuple[Measure, Column]]:
+    """The columns of a task (None: of all) in the order of tables: what ranks first, then the most specific measures.
+
+    Raises:
+        UserError: two measures have a column of the same name.
+    """
+    ranking = [
+        measure for measure in measures().values() if any(_applies(column, task, True) for column in measure.columns)
+    ]
+    ordered = sorted(
+        measures().values(), key=lambda measure: (measure not in ranking, -len(measure.fields), measure.name)
+    )
+    found: dict[str, tuple[Measure, Column]] = {}
+    for measure in ordered:
+        for column in sorted(measure.columns, key=lambda column: not _applies(column, task, True)):
+            if column.name in found:
+                other = found[column.name][0].name
+                raise UserError(f"measures '{other}' and '{measure.name}' both have a column '{column.name}'")
+            found[column.name] = measure, column
+    found |= {column.name: (DERIVED, column) for column in DERIVED.columns}
+    return [(measure, column) for measure, column in found.values() if _applies(column, task, False)]
+
+
+def headline(task: str) -> tuple[Measure, Column] | None:
+    """The column that ranks a task's rows, and its measure."""
+    return next((pair for pair in columns(task) if pair[1].headline), None)
+
+
+def numbers(record: Record) -> Iterator[tuple[str, float]]:
+    """The known numbers of a record by column, or by ``column[class]``."""
+    for name, value in record.values.items():
+        items = (
+            ((f"{name}[{key}]", number) for key, number in value.items())
+            if isinstance(value, dict)
+            else [(name, value)]
+        )
+        for label, number in items:
+            if isinstance(number, int | float):
+                yield label, number
+
+
+def noise(parts: Iterable[Part], column: str) -> Noise | None:
+    """Seed noise of a column over distinct parts; None if none of them has two seeds."""
+    return pooled(known for part in dict.fromkeys(parts) if (known := part.values.get(column)))
+
+
+def rank(stats: Mapping[Part, Stat], column: Column, noise: Noise | None) -> dict[Part, Rank]:
+    """Ranks of measurements by a column, best first; equal means in the order of their cells."""
+    ordered = sorted(stats, key=lambda part: order(part.fields))
+    return ranked({part: stats[part] for part in ordered}, column.better, noise)
+
+
+def order(fields: Mapping[str, Any]) -> tuple[tuple[int, Any], ...]:
+    """A key that sorts cells by their fields: numbers, then texts, then what is unknown."""
+    return tuple(
+        (2, 0) if (value := fields.get(name)) is None else (1, value) if isinstance(value, str) else (0, value)
+        for name in FIELDS
+    )
+
+
+def vary(rows: Sequence[Row] | Sequence[Part], names: Iterable[str]) -> tuple[list[str], dict[str, Any]]:
+    """Of these fields: those with several known values, and those with one, with it."""
+    found = {name: dict.fromkeys(row.fields[name] for row in rows if name in row.fields) for name in names}
+    return (
+        [name for name, values in found.items() if len(values) > 1],
+        {name: next(iter(values)) for name, values in found.items() if len(values) == 1},
+    )
+
+
+def _unusable(record: Record) -> str:
+    measure = measures().get(record.measure)
+    if measure is None:
+        return _GONE
+    if record.version != measure.version or set(record.fields) != set(measure.fields):
+        return _OLD
+    return _HEADLESS if "head" in record.fields and _task(record.fields) is None else ""
+
+
+def _task(fields: Mapping[str, Any]) -> str | None:
+    entry = catalogue.entries("heads").get(fields.get("head", ""))
+    return entry.facts["task"] if entry else None
+
+
+def _files(record: Record) -> Iterator[tuple[tuple[Any, ...], str]]:
+    """What a record depends on beyond names, and its digest: a recipe has one for each task."""
+    for name, text in record.inputs.items():
+        yield (name, record.fields.get(name), _task(record.fields)), text
+
+
+def _current(records: Sequence[Record], left_out: Counter[str]) -> list[Record]:
+    """One record a question: the last settled one, else the last; of an edited file, its last state only."""
+    digests = {file: text for record in records for file, text in _files(record)}
+    kept: dict[str, Record] = {}
+    for record in records:
+        if any(digests[file] != text for file, text in _files(record)):
+            left_out[_EDITED] += 1
+            continue
+        key = record.key
+        before = kept.get(key)
+        if before is not None:
+            left_out[_SUPERSEDED] += 1
+        if before is None or record.status in SETTLED or before.status not in SETTLED:
+            kept[key] = record
+    return list(kept.values())
+
+
+def _tables(
+    machine: str, environments: list[Environment], records: list[Record], left_out: Counter[str]
+) -> list[Table]:
+    groups: dict[tuple[str, str], list[Row]] = defaultdict(list)
+    of_models, of_machine = _divided(_parts(records))
+    for parts in _join(of_models):
+        fields = {name: value for part in parts for name, value in part.fields.items()}
+        parts += [part for part in of_machine if part.fields.items() <= fields.items()]
+        task = _task(fields)
+        if task is None:
+            left_out[_HEADLESS] += sum(len(part.records) for part in parts)
+            continue
+        ordered = {name: fields[name] for name in FIELDS if name in fields}
+        by_measure = {part.measure: part for part in sorted(parts, key=lambda part: part.measure)}
+        groups[task, fields.get("dataset", "")].append(Row(task, ordered, by_measure))
+    code = tuple(sorted({environment.git for environment in environments}))
+    return [
+        Table(machine, environments[0], code, task, dataset, *_ranked(task, rows))
+        for (task, dataset), rows in groups.items()
+    ]
+
+
+def _ranked(task: str, rows: list[Row]) -> tuple[tuple[Row, ...], dict[Row, Rank], dict[str, Noise | None]]:
+    ranks: dict[Row, Rank] = {}
+    noises: dict[str, Noise | None] = {}
+    sign = 1.0
+    top = headline(task)
+    if top:
+        measure, column = top
+        sign = -1.0 if column.better == "lower" else 1.0
+        scored = {row: row.parts[measure.name] for row in rows if column.name in row.values}
+        for recipe in sorted({row.fields.get("recipe", "") for row in scored}):
+            parts = {row: part for row, part in scored.items() if row.fields.get("recipe", "") == recipe}
+            noises[recipe] = noise(parts.values(), column.name)
+            places = rank({part: part.values[column.name] for part in parts.values()}, column, noises[recipe])
+            ranks |= {row: places[part] for row, part in parts.items()}
+
+    def place(row: Row) -> tuple[Any, ...]:
+        mean = row.values[top[1].name].mean if top and row in ranks else 0.0
+        return (
+            "recipe" not in row.fields,
+            row.fields.get("recipe", ""),
+            row not in ranks,
+            -sign * mean,
+            order(row.fields),
+        )
+
+    return tuple(sorted(rows, key=place)), ranks, noises
+
+
+def _parts(records: Iterable[Record]) -> list[Part]:
+    groups: dict[tuple[Any, ...], list[Record]] = defaultdict(list)
+    keys = {name: _values(field for field in measure.fields if field != "seed") for name, measure in measures().items()}
+    for record in records:
+        groups[record.measure, keys[record.measure](record.fields)].append(record)
+    return [
+        Part(
+            group[0].measure,
+            {name: value for name, value in group[0].fields.items() if name != "seed"},
+            tuple(sorted(group, key=lambda record: record.fields.get("seed", 0))),
+        )
+        for group in groups.values()
+    ]
+
+
+def _divided(parts: Iterable[Part]) -> tuple[list[Part], list[Part]]:
+    """What was measured of models, and what was measured of the machine alone."""
+    of_models: list[Part] = []
+    of_machine: list[Part] = []
+    for part in parts:
+        (of_models if "backbone" in part.fields else of_machine).append(part)
+    return of_models, of_machine
+
+
+def _join(parts: Sequence[Part]) -> Iterator[list[Part]]:
+    """All largest sets of parts that agree wherever they share a field (and share the fields that all parts have)."""
+    shared = set(FIELDS).intersection(*(part.fields for part in parts))
+    key = _values(sorted(shared))
+    groups: dict[Any, list[Part]] = defaultdict(list)
+    for part in parts:
+        groups[key(part.fields)].append(part)
+    for group in groups.values():
+        yield from _grow([], set(group), set(), _partners(group, shared))
+
+
+def _partners(parts: Sequence[Part], shared: set[str]) -> dict[Part, set[Part]]:
+    """Part -> the parts of other measures that agree with it in all fields that both have; all agree in `shared`."""
+    by_measure: dict[str, list[Part]] = defaultdict(list)
+    for part in parts:
+        by_measure[part.measure].append(part)
+    partners: dict[Part, set[Part]] = {part: set() for part in parts}
+    for mine, others in permutations(by_measure.values(), 2):
+        key = _values(name for name in mine[0].fields if name in others[0].fields and name not in shared)
+        index: dict[Any, list[Part]] = defaultdict(list)
+        for part in others:
+            index[key(part.fields)].append(part)
+        for part in mine:
+            partners[part].update(index.get(key(part.fields), ()))
+    return partners
+
+
+def _values(names: Iterable[str]) -> Callable[[Mapping[str, Any]], Any]:
+    """A function that gives the values of these fields, for a key."""
+    chosen = tuple(names)
+    return itemgetter(*chosen) if chosen else lambda _: ()
+
+
+def _grow(
+    chosen: list[Part], free: set[Part], done: set[Part], partners: Mapping[Part, set[Part]]
+) -> Iterator[list[Part]]:
+    """Bron and Kerbosch's enumeration of maximal cliques with a pivot; as deep as there are measures."""
+    if not free:
+        if not done:
+            yield chosen
+        return
+    pivot = max(free | done, key=lambda part: len(free & partners[part]))
+    for part in free - partners[pivot]:
+        yield from _grow([*chosen, part], free & partners[part], done & partners[part], partners)
+        free.remove(part)
+        done.add(part)
+
+
+def _applies(column: Column, task: str | None, as_headline: bool) -> bool:
+    return (task is None or column.task in {None, task}) and (column.headline or not as_headline)
+
+
+def _by_id(environment: Environment) -> str:
+    return environment.id

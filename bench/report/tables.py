@@ -1,0 +1,404 @@
+"""``densebench report``: every table, from the records alone. The same records give the same bytes."""
+
+import csv
+import io
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bench import catalogue
+from bench.errors import UserError
+from bench.plan.cell import FIELDS
+from bench.plan.measure import Column, Measure, measures
+from bench.report.learning import learning
+from bench.report.rows import DERIVED, Part, Reading, Table, columns, folders, headline, read, vary
+from bench.stats.ranking import Stat
+
+if TYPE_CHECKING:
+    from rich.table import Table as Grid
+
+IDENTITY = ("backbone", "patch", "head", "input")
+"""What names a row in every table; other fields are shown where they vary."""
+OTHERS = tuple(
+    name for name in FIELDS if name not in {"backbone", "patch", "head", "height", "width", "dataset", "seed"}
+)
+"""The fields that are shown where they vary."""
+LEARNING = "learning.md"
+"""The table of `bench.report.learning`, where there is something for it."""
+_LONGEST = 300
+_PLAIN = re.compile(r"[A-Za-z0-9.±() /%=-]{0,40}")
+
+
+@dataclass(frozen=True)
+class Result:
+    """What became of the tables. With ``check`` nothing is written, and `differing` says what would change.
+
+    written, unchanged, removed, differing: files, in order.
+    """
+
+    written: tuple[Path, ...] = ()
+    unchanged: tuple[Path, ...] = ()
+    removed: tuple[Path, ...] = ()
+    differing: tuple[Path, ...] = ()
+
+    @property
+    def ok(self) -> bool:
+        """Whether the files are (now) what the records give."""
+        return not self.differing
+
+
+def report(results: Path, *, check: bool = False) -> Result:
+    """Write ``<task>.md``, ``<task>.csv`` and ``learning.md`` beside the records of every machine, or check them.
+
+    Tables of a task that the records no longer know are removed.
+
+    Raises:
+        UserError: no records, broken records, or a folder that cannot be written to; names it.
+    """
+    written, unchanged, removed = [], [], []
+    for folder in folders(results):
+        wanted = texts(read(folder))
+        try:
+            for name, text in wanted.items():
+                path = folder / name
+                data = text.encode()
+                if path.exists() and path.read_bytes() == data:
+                    unchanged.append(path)
+                    continue
+                written.append(path)
+                if not check:
+                    temporary = path.with_name(f".{name}.part")
+                    temporary.write_bytes(data)
+                    temporary.replace(path)
+            stale = [folder / f"{task}.{kind}" for task in _tasks() for kind in ("csv", "md")]
+            for path in sorted([*stale, folder / LEARNING]):
+                if path.name not in wanted and path.exists():
+                    removed.append(path)
+                    if not check:
+                        path.unlink()
+        except OSError as error:
+            raise UserError(
+                f"tables in {folder} cannot be written ({error.strerror}); make it writable or use another --results"
+            ) from error
+    if check:
+        return Result(unchanged=tuple(unchanged), differing=tuple(sorted(written + removed)))
+    return Result(tuple(written), tuple(unchanged), tuple(removed))
+
+
+def texts(reading: Reading) -> dict[str, str]:
+    """File name -> text, for all tables of one machine."""
+    found: dict[str, str] = {}
+    for task in sorted({table.task for table in reading.tables}):
+        tables = [table for table in reading.tables if table.task == task]
+        found[f"{task}.csv"] = _csv(tables)
+        found[f"{task}.md"] = _markdown(task, tables, reading.left_out)
+    if text := learning(reading.folder.name, reading.tables):
+        found[LEARNING] = text
+    return found
+
+
+def summary_table(table: Table) -> "Grid":
+    """The main columns for a terminal: rank, what the row is, the headline and each other measure's first column."""
+    top = headline(table.task)
+    several, fixed = vary(table.rows, OTHERS)
+    chosen: dict[str, Column] = {}
+    for measure, column in columns(table.task):
+        if column.table and any(column.name in row.values for row in table.rows):
+            chosen.setdefault(measure.name, column)
+    body = []
+    for row in table.rows:
+        backbone, patch, *rest = choices(row.fields, [*IDENTITY, *several])
+        found = []
+        for column in chosen.values():
+            text = number(row.values.get(column.name), column, spread=bool(top) and column == top[1])
+            found.append(text.partition(" (")[0])
+        failed = status(row.parts.values()).replace(", ", "\n")
+        body.append([str(table.ranks.get(row, "")), f"{backbone}/{patch}", *rest, *found, failed])
+    head = [
+        "rank",
+        "backbone/ patch",
+        *IDENTITY[2:],
+        *several,
+        *(label(column) for column in chosen.values()),
+        "status",
+    ]
+    if not any(line[-1] for line in body):
+        head, body = head[:-1], [line[:-1] for line in body]
+    return grid(f"{table.task} on {table.dataset}", head, body, f"{table.environment.title()}\n{_stated(fixed)}")
+
+
+def grid(title: str, head: Sequence[str], lines: Iterable[Sequence[str]], caption: str) -> "Grid":
+    """A table for a terminal: texts to the left, numbers to the right; where it is narrow, texts are folded."""
+    from rich import box  # noqa: PLC0415, starting without a terminal needs no rich
+    from rich.markup import escape  # noqa: PLC0415
+    from rich.table import Table as Grid  # noqa: PLC0415
+
+    found = Grid(title=escape(title), caption=escape(caption), box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    found.title_justify = found.caption_justify = "left"
+    body = [[escape(text) for text in line] for line in lines]
+    for index, name in enumerate(head):
+        numeric = all(not line[index] or line[index][0].isdigit() for line in body)
+        # One word a line keeps a column as narrow as its numbers, which are never cut.
+        words = escape(name).replace(" ", "\n")
+        found.add_column(words, justify="right" if numeric else "left", overflow="fold", no_wrap=numeric)
+    for line in body:
+        found.add_row(*line)
+    return found
+
+
+def label(column: Column) -> str:
+    """Title with unit; a rate's title says its unit already."""
+    return column.title if not column.unit or column.unit.startswith("1/") else f"{column.title} ({column.unit})"
+
+
+def number(stat: Stat | None, column: Column, *, spread: bool = False) -> str:
+    """Mean with the column's decimals; with ``spread`` also ``± sd (seeds)``. Unknown is empty."""
+    if stat is None:
+        return ""
+
+    def rounded(value: float) -> str:
+        text = f"{value:.{column.digits}f}"
+        # What is there never looks like nothing.
+        return f"{value:.1g}" if value and not float(text) else text
+
+    if not spread:
+        return rounded(stat.mean)
+    return f"{rounded(stat.mean)}{'' if stat.sd is None else f' ± {rounded(stat.sd)}'} ({stat.n})"
+
+
+def choices(fields: Mapping[str, Any], names: Iterable[str]) -> list[str]:
+    """Texts of fields; ``input`` (or ``resolution``) is ``HxW``. Unknown ones are empty."""
+    size = f"{fields['height']}x{fields['width']}" if "height" in fields else ""
+    return [size if name in {"input", "resolution"} else str(fields.get(name, "")) for name in names]
+
+
+def status(parts: Iterable[Part]) -> str:
+    """What is not ok, by measure; empty if everything is."""
+    return ", ".join(f"{part.measure}: {part.status}" for part in parts if part.status != "ok")
+
+
+def _markdown(task: str, tables: Sequence[Table], left_out: Mapping[str, int]) -> str:
+    blocks = [f"# {task.capitalize()} on {tables[0].machine}"]
+    blocks.append("Made by `densebench report` from `records.jsonl`; what is edited here is lost.")
+    for table in tables:
+        several, fixed = vary(table.rows, OTHERS)
+        blocks.append(f"## {_text(table.dataset)}: {_text(table.environment.title())}")
+        blocks.append(f"{_text(_stated(fixed))}. Code at {', '.join(table.code)}. {_noise(table)}")
+        blocks += _machine(table) + _company(table)
+        blocks.append(_main(table, several))
+        blocks += _per_class(table)
+        blocks += _missing(table)
+    blocks.append(_notes(task, tables, left_out))
+    return "\n\n".join(blocks) + "\n"
+
+
+def _main(table: Table, several: list[str]) -> str:
+    top = headline(table.task)
+    names = {name for row in table.rows for name in row.values}
+    shown = [column for _, column in columns(table.task) if column.table and column.name in names]
+    timed = "mfu_pct" in names
+    head = [
+        "rank",
+        *IDENTITY,
+        *several,
+        *(f"{label(column)} ± sd (seeds)" if top and column == top[1] else label(column) for column in shown),
+        *(["bound by"] if timed else []),
+        "status",
+    ]
+    body = [
+        [
+            str(table.ranks.get(row, "")),
+            *choices(row.fields, [*IDENTITY, *several]),
+            *(number(row.values.get(column.name), column, spread=bool(top) and column == top[1]) for column in shown),
+            *([row.limits.bound if "latency_ms" in row.values else ""] if timed else []),
+            status(row.parts.values()),
+        ]
+        for row in table.rows
+    ]
+    return _lines(head, body)
+
+
+def _machine(table: Table) -> list[str]:
+    """What the machine itself can do, a line for each dtype, device and number of threads."""
+    lines = []
+    for part in dict.fromkeys(row.parts["roof"] for row in table.rows if "roof" in row.parts):
+        found = [
+            f"{column.title} {number(part.values[column.name], column)} {column.unit}"
+            for column in measures()["roof"].columns
+            if column.name in part.values
+        ]
+        if found:
+            where = ", ".join(f"{name} {value}" for name, value in part.fields.items())
+            lines.append(f"Limits of this machine ({_text(where)}): {_text(', '.join(found))}.")
+    return ["\n".join(f"- {line}" for line in sorted(lines))] if lines else []
+
+
+def _company(table: Table) -> list[str]:
+    """How the rounds of each interleaved measure went: their noise floor, and who else used the machine."""
+    blocks = []
+    for measure in (one for one in measures().values() if one.interleaved):
+        parts = dict.fromkeys(row.parts[measure.name] for row in table.rows if measure.name in row.parts)
+        records = [record for part in parts for record in part.records if "session" in record.values]
+        if not records:
+            continue
+        prefix = measure.floor.removesuffix("noise_floor_pct")
+        known = [floor for one in records if isinstance(floor := one.values.get(measure.floor), int | float)]
+        taken, disturbed = (
+            sum(int(count) for one in records if isinstance(count := one.values.get(f"{prefix}{name}"), int))
+            for name in ("rounds", "disturbed_rounds")
+        )
+        unknown = sorted({str(one.values.get(f"{prefix}unknown_company", "")) for one in records} - {""})
+        floors = f"{min(known):.1f} to {max(known):.1f} %" if known else "?"
+        groups = len({str(one.values["session"]) for one in records})
+        target = sum(one.values.get(f"{measure.interleaved.removesuffix('_ms')}_ended") == "target" for one in records)
+        blocks.append(
+            f"- {measure.name}: noise floor {floors} over {groups} group(s); "
+            f"{taken} rounds, {disturbed} of them disturbed by others; {target} of {len(records)} cells reached the "
+            f"target, the others used their budget."
+            + (f" Not known here (?): {'; '.join(unknown)}." if unknown else "")
+        )
+    return ["\n".join(blocks)] if blocks else []
+
+
+def _per_class(table: Table) -> list[str]:
+    """A table for each column that holds a number a class, of the measurements that have it."""
+    blocks = []
+    for measure, column in columns(table.task):
+        parts = list(dict.fromkeys(row.parts[measure.name] for row in table.rows if measure.name in row.parts))
+        parts = [part for part in parts if any(name.startswith(f"{column.name}[") for name in part.values)]
+        if not parts:
+            continue
+        classes = _classes(parts, column)
+        several, _ = vary(parts, OTHERS)
+        body = [
+            [
+                *choices(part.fields, [*IDENTITY, *several]),
+                *(number(part.values.get(f"{column.name}[{name}]"), column) for name in classes),
+            ]
+            for part in parts
+        ]
+        blocks += [f"### {label(column)} of each class", _lines([*IDENTITY, *several, *classes], body)]
+    return blocks
+
+
+def _missing(table: Table) -> list[str]:
+    """What could not run, and why."""
+    parts = list(dict.fromkeys(part for row in table.rows for part in row.parts.values() if part.failures))
+    if not parts:
+        return []
+    several, _ = vary(table.rows, OTHERS)
+    body = []
+    for part in sorted(parts, key=lambda part: part.measure):
+        for record in part.failures:
+            cell = [text for text in choices(part.fields, [*IDENTITY, *several]) if text]
+            seed = [f"seed {record.fields['seed']}"] if "seed" in record.fields else []
+            body.append([part.measure, " ".join(cell + seed), record.status, record.reason])
+    return ["### What could not run", _lines(["measure", "cell", "status", "reason"], body)]
+
+
+def _notes(task: str, tables: Sequence[Table], left_out: Mapping[str, int]) -> str:
+    present = {name for table in tables for row in table.rows for name in row.parts}
+    lines = ["Input is height x width in pixels. An empty cell is unknown."]
+    top = headline(task)
+    if top and top[0].name in present:
+        lines.append(
+            f"{_text(top[1].title)} is short-budget learnability: the model starts from the stated weights and is "
+            "trained by the stated recipe, for far fewer steps than it could use. It compares rows of one table and is "
+            "no benchmark accuracy."
+        )
+    lines += [f"{name}, version {measures()[name].version}: {_text(measures()[name].doc)}" for name in sorted(present)]
+    if any("mfu_pct" in row.values for table in tables for row in table.rows):
+        lines.append(f"MFU, traffic and launches: {_text(DERIVED.doc)}")
+    if left_out:
+        counts = "; ".join(f"{count} {reason}" for reason, count in left_out.items())
+        lines.append(f"Records of this machine that are in no table: {counts}.")
+    return "## Notes\n\n" + "\n".join(f"- {line}" for line in lines)
+
+
+def _noise(table: Table) -> str:
+    top = headline(table.task)
+    if not top or not table.noise:
+        return "Nothing here is ranked."
+    found = []
+    for recipe, noise in table.noise.items():
+        where = f" under recipe {recipe}" if len(table.noise) > 1 else ""
+        if noise is None:
+            found.append(
+                f"Seed noise of {top[1].title}{where} is unknown (no row has two seeds): neighbours in rank may differ "
+                "by chance."
+            )
+        else:
+            found.append(
+                f"Seed noise of {top[1].title}{where}: sd {noise.sd:.2f} ({noise.freedom} degrees of freedom); rows "
+                "share a rank when they cannot be told apart from the best of their group, which takes a difference of "
+                f"{noise.difference(1, 1):.2f} with one seed each, {noise.difference(2, 2):.2f} with two (about 95 %)."
+            )
+    return _text(" ".join(found))
+
+
+def _csv(tables: Sequence[Table]) -> str:
+    rows = [(table, row) for table in tables for row in table.rows]
+    shown: list[tuple[Measure, str]] = []
+    for measure, column in columns(tables[0].task):
+        classes = _classes([row.parts[measure.name] for _, row in rows if measure.name in row.parts], column)
+        shown += [(measure, f"{column.name}[{name}]") for name in classes] or [(measure, column.name)]
+    present = sorted({name for _, row in rows for name in row.parts})
+    named = [name for name in FIELDS if name != "seed"]
+    head = ["environment", "machine", "task", *named, "rank"]
+    head += [text for _, name in shown for text in (name, f"{name}_sd", f"{name}_n")]
+    head.append("bound_by")
+    head += [f"{kind}_{name}" for name in present for kind in ("status", "reason")]
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(head)
+    for table, row in rows:
+        line = [table.environment.comparable, table.machine, table.task]
+        line += choices(row.fields, named)
+        line.append(str(table.ranks.get(row, "")))
+        for _, name in shown:
+            stat = row.values.get(name)
+            line += [repr(stat.mean), "" if stat.sd is None else repr(stat.sd), stat.n] if stat else ["", "", ""]
+        line.append(row.limits.bound if "latency_ms" in row.values else "")
+        for name in present:
+            part = row.parts.get(name)
+            line += [part.status, part.reason] if part else ["", ""]
+        writer.writerow(line)
+    return file.getvalue()
+
+
+def _classes(parts: Iterable[Part], column: Column) -> list[str]:
+    """Names of the classes of a column, in the order in which the measure gave them."""
+    start = f"{column.name}["
+    return list(
+        dict.fromkeys(name[len(start) : -1] for part in parts for name in part.values if name.startswith(start))
+    )
+
+
+def _stated(fixed: Mapping[str, Any]) -> str:
+    return "Throughout: " + ", ".join(f"{name} {value}" for name, value in fixed.items()) if fixed else ""
+
+
+def _lines(head: Sequence[str], body: Iterable[Sequence[str]]) -> str:
+    """A Markdown table: texts to the left, columns of numbers to the right."""
+    rows = [[_text(text) for text in line] for line in body]
+    right = [all(not line[index] or line[index][0].isdigit() for line in rows) for index in range(len(head))]
+    lines = [[_text(text) for text in head], ["---:" if number else "---" for number in right], *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def _text(text: str) -> str:
+    """One line of Markdown that shows exactly this text; what is very long is cut (the CSV has it all)."""
+    if _PLAIN.fullmatch(text):
+        return text
+    text = " ".join(text.split())
+    if len(text) > _LONGEST:
+        text = text[:_LONGEST] + "…"
+    text = re.sub(r"([\\`*\[\]~|])", r"\\\1", text.replace("&", "&amp;").replace("<", "&lt;"))
+    # An underscore between letters is no emphasis, and names such as vit_pico stay readable in the source.
+    return re.sub(r"(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])", r"\_", text)
+
+
+def _tasks() -> set[str]:
+    return {entry.facts["task"] for entry in catalogue.entries("heads").values()}

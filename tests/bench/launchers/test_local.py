@@ -1,0 +1,100 @@
+"""The local launcher with real processes, and measures that misbehave in every way a measurement can."""
+
+import os
+from dataclasses import replace
+
+import pytest
+
+from bench.launchers import _worker, local
+from bench.launchers.contract import Finished, Job, Progress, Settings, Started
+from bench.plan import matrix
+from bench.plan.environment import describe
+from bench.plan.measure import Column, Measure, Precision, measures
+from tests.bench import misbehaving
+from tests.bench.misbehaving import WAYS
+
+pytestmark = pytest.mark.slow
+
+
+def job(measure, *, exclusive=True, **axes):
+    cells = matrix.load("default").override(
+        {"backbone": ["vit_pico"], "head": ["linear"], "patch": ["16"], "resolution": ["64"], "batch": ["2"], **axes}
+    )
+    cell = next(iter(cells.cells(describe())))[0]
+    column = Column("x", "", "x")
+    return Job(Measure(measure, 1, ("backbone",), (column,), exclusive, 1.0), cell, None, measure)
+
+
+BESIDE_OTHERS = Precision(target=0.05, budget_s=0.3, alone=False)
+"""Tests run several at a time: nothing here is quiet, and nothing depends on it."""
+
+
+def launch(tmp_path, jobs, timeout=60.0):
+    settings = Settings(tmp_path / "cache", tmp_path / "pictures", timeout, precision=BESIDE_OTHERS)
+    return list(local.launch(jobs, settings))
+
+
+def test_real_measures_give_real_numbers(tmp_path):
+    """One of each measure that takes seconds, in a process of its own each."""
+    names = ("complexity", "latency", "training", "memory", "training_memory", "energy")
+    jobs = [replace(job(name), measure=measures()[name], key=name) for name in names]
+    events = launch(tmp_path, jobs)
+    ended = {event.job.measure.name: event for event in events if isinstance(event, Finished)}
+    assert {name: (event.status, event.reason) for name, event in ended.items()} == dict.fromkeys(names, ("ok", ""))
+    assert ended["complexity"].values["tokens"] == 16
+    # Closed form for a plain ViT: N patches · 3P²D + L (12 N D² + 2 N² D), with N one more for the class token.
+    n, d, blocks = 17, 96, 4
+    macs = 16 * 3 * 256 * d + blocks * (12 * n * d * d + 2 * n * n * d)
+    assert ended["complexity"].values["backbone_gmacs"] == pytest.approx(macs / 1e9, rel=1e-3)
+    latency = ended["latency"]
+    samples = sorted(latency.samples["latency_ms"])
+    assert samples[0] <= latency.values["latency_ms"] <= samples[-1]
+    assert latency.values["images_per_s"] == pytest.approx(2e3 / latency.values["latency_ms"])
+    assert 0 < latency.values["backbone_ms"] < 3 * latency.values["latency_ms"]
+    assert all(latency.values[name] > 0 for name in ("head_ms", "post_ms", "end_to_end_ms", "traffic_mib"))
+    assert latency.values["deviation"] == 0, "eager float32 on one machine is eager float32"
+    assert latency.values["noise_floor_pct"] > 0
+    assert ended["training"].values["train_step_ms"] > latency.values["latency_ms"]
+    assert 0 < ended["memory"].values["peak_mib"] < 200
+    assert ended["memory"].values["reserved_mib"] is None, "unknown on a CPU, and not 0"
+    assert ended["training_memory"].values["train_peak_mib"] > ended["memory"].values["peak_mib"]
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_bad_cell_becomes_a_row_and_the_next_one_runs(tmp_path, monkeypatch, way):
+    monkeypatch.setattr(_worker, "_work", misbehaving.work)
+    events = launch(tmp_path, [job(way), job("good")], timeout=8.0 if way == "hangs" else 60.0)
+    ended = [event for event in events if isinstance(event, Finished)]
+    assert [event.job.measure.name for event in ended] == [way, "good"]
+    status, reason = WAYS[way]
+    assert ended[0].status == status
+    assert reason in ended[0].reason
+    assert (ended[1].status, ended[1].values) == ("ok", {"x": 1.0})
+
+
+def test_shared_jobs_run_side_by_side_and_exclusive_ones_alone(tmp_path, monkeypatch):
+    monkeypatch.setattr(_worker, "_work", misbehaving.work)
+    monkeypatch.setattr(local.os, "sched_getaffinity", lambda pid: {0, 1})
+    jobs = [job("good", exclusive=False), job("good", exclusive=False), job("good"), job("good")]
+    running = most = 0
+    order = []
+    for event in local.launch(jobs, Settings(tmp_path, tmp_path, 60.0)):
+        if isinstance(event, Started):
+            running += 1
+            order.append(event.job.measure.exclusive)
+            assert running == 1 or not event.job.measure.exclusive
+        elif isinstance(event, Finished):
+            running -= 1
+        most = max(most, running)
+    assert order == [False, False, True, True], "quick ones that share go first"
+    assert most == 2
+
+
+def test_closing_the_launcher_ends_its_workers(tmp_path, monkeypatch):
+    monkeypatch.setattr(_worker, "_work", misbehaving.work)
+    events = local.launch([job("hangs")], Settings(tmp_path, tmp_path, 60.0))
+    pid = next(event.done for event in events if isinstance(event, Progress))
+    os.kill(pid, 0)
+    events.close()
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)

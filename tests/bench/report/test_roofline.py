@@ -1,0 +1,76 @@
+"""Shares of a latency, with numbers that can be worked out by hand."""
+
+import pytest
+
+from bench.report.roofline import roofline
+
+# 5 GMACs x 4 images are 40 GFLOP: 20 ms at 2 TFLOP/s. 2^30 bytes at 100 x 2^30 a second: 10 ms. 100 x 30 µs: 3 ms.
+KNOWN = {
+    "gmacs": 5.0,
+    "batch": 4,
+    "latency_ms": 40.0,
+    "traffic_mib": 1024.0,
+    "operations": 100.0,
+    "peak_tflops": 2.0,
+    "copy_gbps": 2**30 / 1e9 * 100,
+    "launch_us": 30.0,
+}
+
+
+def test_shares_are_the_time_that_each_limit_alone_would_take():
+    found = roofline(**KNOWN)
+    assert found.mfu_pct == pytest.approx(50)
+    assert found.traffic_pct == pytest.approx(25)
+    assert found.launches_pct == pytest.approx(7.5)
+    assert found.bound == "arithmetic"
+
+
+@pytest.mark.parametrize(
+    ("changed", "bound"),
+    [
+        ({"peak_tflops": 8.0}, "memory traffic"),
+        ({"traffic_mib": 2200.0}, "memory traffic"),
+        ({"operations": 1000.0}, "launch overhead"),
+        ({"launch_us": 300.0}, "launch overhead"),
+        ({"copy_gbps": 1e9, "peak_tflops": 1e9}, "launch overhead"),
+    ],
+)
+def test_the_bound_is_the_largest_share(changed, bound):
+    assert roofline(**(KNOWN | changed)).bound == bound
+
+
+def test_only_arithmetic_counts_images_for_traffic_and_operations_are_of_the_batch():
+    one, eight = roofline(**(KNOWN | {"batch": 1})), roofline(**(KNOWN | {"batch": 8}))
+    assert eight.mfu_pct == pytest.approx(8 * (one.mfu_pct or 0))
+    assert (eight.traffic_pct, eight.launches_pct) == (one.traffic_pct, one.launches_pct)
+
+
+@pytest.mark.parametrize(
+    ("unknown", "share"),
+    [
+        ("gmacs", "mfu_pct"),
+        ("peak_tflops", "mfu_pct"),
+        ("traffic_mib", "traffic_pct"),
+        ("copy_gbps", "traffic_pct"),
+        ("operations", "launches_pct"),
+        ("launch_us", "launches_pct"),
+    ],
+)
+@pytest.mark.parametrize("value", [None, float("nan")])
+def test_an_unknown_input_leaves_its_share_and_the_bound_unknown(unknown, share, value):
+    found = roofline(**(KNOWN | {unknown: value}))
+    assert found.bound == "?"
+    shares = {name: getattr(found, name) for name in ("mfu_pct", "traffic_pct", "launches_pct")}
+    assert [name for name, number in shares.items() if number is None] == [share]
+
+
+@pytest.mark.parametrize("latency", [None, 0.0, -1.0])
+def test_without_a_latency_nothing_is_known(latency):
+    found = roofline(**(KNOWN | {"latency_ms": latency}))
+    assert (found.mfu_pct, found.traffic_pct, found.launches_pct, found.bound) == (None, None, None, "?")
+
+
+def test_no_operations_are_known_to_cost_nothing():
+    found = roofline(**(KNOWN | {"operations": 0.0}))
+    assert found.launches_pct == 0
+    assert found.bound == "arithmetic"

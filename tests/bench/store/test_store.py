@@ -1,0 +1,131 @@
+import json
+from dataclasses import replace
+
+import pytest
+
+from bench.errors import UserError
+from bench.store.record import Record, parse
+from bench.store.store import RECORDS, Store
+
+FIELDS = {"backbone": "vit_pico", "window": "keep", "padding": "refuse", "memory_format": "contiguous"}
+RECORD = Record("latency", 1, FIELDS, {}, "here", "ok", values={"latency_ms": 1.5, "unknown": None})
+
+
+def test_what_is_written_is_read_back(tmp_path):
+    store = Store(tmp_path / "new" / "machine")
+    with store.writing() as writer:
+        writer.record(RECORD)
+        writer.record(RECORD)
+    assert store.records() == [RECORD, RECORD]
+    assert store.records()[0].values["unknown"] is None
+
+
+def test_a_record_from_before_a_field_existed_has_the_value_it_was_measured_with():
+    old = replace(RECORD, fields={"backbone": "vit_pico"})
+    assert parse(old.line(), "here") == RECORD
+    assert parse(old.line(), "here").key == RECORD.key
+    unknown = replace(old, measure="of another version")
+    assert parse(unknown.line(), "here").fields == {"backbone": "vit_pico"}
+
+
+def test_an_empty_store_has_no_records(tmp_path):
+    assert Store(tmp_path / "nowhere").records() == []
+    assert Store(tmp_path / "nowhere").environments() == {}
+
+
+def test_a_torn_last_line_is_named_and_costs_only_itself(tmp_path):
+    store = Store(tmp_path)
+    whole = RECORD.line()
+    (tmp_path / RECORDS).write_text(whole + whole[:30])
+    with pytest.raises(UserError, match=r"records.jsonl, line 2 is cut off .* the 1 lines before it are whole"):
+        store.records()
+    with store.writing() as writer:
+        assert len(writer.repaired) == 1
+        assert RECORDS in writer.repaired[0]
+        writer.record(RECORD)
+    assert store.records() == [RECORD, RECORD]
+    assert (tmp_path / "records.torn").read_text() == whole[:30] + "\n"
+
+
+@pytest.mark.parametrize("cut", range(0, len(RECORD.line()), 17))
+def test_cut_off_at_any_byte_the_store_goes_on(tmp_path, cut):
+    store = Store(tmp_path)
+    (tmp_path / RECORDS).write_text(RECORD.line() + RECORD.line()[:cut])
+    with store.writing() as writer:
+        writer.record(RECORD)
+    assert store.records() == [RECORD, RECORD]
+
+
+def test_a_broken_line_in_the_middle_names_file_and_line(tmp_path):
+    (tmp_path / RECORDS).write_text(RECORD.line() + "{nonsense\n" + RECORD.line())
+    with pytest.raises(UserError, match=r"records.jsonl, line 2 is no record"):
+        Store(tmp_path).records()
+
+
+def test_an_unknown_status_is_refused():
+    line = json.dumps({**json.loads(RECORD.line()), "status": "fine"})
+    with pytest.raises(UserError, match="status 'fine' is none of ok"):
+        parse(line, "here")
+
+
+def test_not_a_number_never_gets_into_the_store():
+    with pytest.raises(ValueError, match="JSON compliant"):
+        Record("m", 1, {}, {}, "e", "ok", values={"x": float("nan")}).line()
+
+
+def test_two_runs_do_not_write_at_once(tmp_path):
+    store = Store(tmp_path)
+    with store.writing(), pytest.raises(UserError, match="another run is writing"), store.writing():
+        pass
+    with store.writing():
+        pass
+
+
+def test_a_folder_that_cannot_be_made_is_named(tmp_path):
+    (tmp_path / "file").write_text("")
+    with (
+        pytest.raises(UserError, match="file/machine cannot be written to"),
+        Store(tmp_path / "file/machine").writing(),
+    ):
+        pass
+
+
+def test_equal_questions_have_equal_keys_whatever_the_order():
+    one = Record("m", 1, {"a": 1, "b": 2}, {}, "e", "ok")
+    other = Record("m", 1, {"b": 2, "a": 1}, {}, "f", "error")
+    assert one.key == other.key
+    assert one.key != Record("m", 2, {"a": 1, "b": 2}, {}, "e", "ok").key
+    assert one.key != Record("m", 1, {"a": 1, "b": 2}, {"recipe": "x"}, "e", "ok").key
+
+
+def test_a_full_disk_costs_the_line_and_not_the_store(tmp_path, monkeypatch):
+    """Half a line would be glued to the next one and make the store unreadable."""
+    store = Store(tmp_path)
+
+    class Full:
+        def __init__(self, file):
+            self.file, self.name = file, file.name
+
+        def write(self, data):
+            if len(data) > 10:
+                return self.file.write(data[:10])
+            raise OSError(28, "No space left on device")
+
+        def __getattr__(self, name):
+            return getattr(self.file, name)
+
+    with store.writing() as writer:
+        writer.record(RECORD)
+        whole = dict(writer._files)
+        writer._files = {name: Full(file) for name, file in whole.items()}
+        with pytest.raises(UserError, match=r"records.jsonl cannot be written to \(No space left"):
+            writer.record(RECORD)
+        writer._files = whole
+        writer.record(RECORD)
+    assert store.records() == [RECORD, RECORD]
+
+
+def test_a_folder_in_the_place_of_the_records_is_named(tmp_path):
+    (tmp_path / RECORDS).mkdir()
+    with pytest.raises(UserError, match=r"records.jsonl cannot be read"), Store(tmp_path).writing():
+        pass
