@@ -79,7 +79,9 @@ def plan(matrix: Matrix, environment: Environment, store: Store, roots: dataset.
         cells.add(cell)
         head = catalogue.get("heads", cell.head).facts
         task = head["task"]
-        refused = _checked(name, task, root) or (dataset.no_masks(name) if head.get("masks", False) else "")
+        refused = _checked(name, task, root)
+        if not refused and head.get("masks", False):
+            refused = dataset.no_masks(catalogue.dataset(name))
         for measure in _with_needed(names):
             fields = cell.part(measure.fields)
             key = question(measure.name, measure.version, fields, _inputs(cell, measure.fields, task))

@@ -19,6 +19,7 @@ def test_latency(benchmark: Any, cell: Cell, root: Path | None) -> None:
 
     from backbones.contract import Unsupported  # noqa: PLC0415
     from bench.model import artifact, build  # noqa: PLC0415
+    from bench.plan.case import resolve  # noqa: PLC0415
     from bench.plan.environment import cache_folder  # noqa: PLC0415
     from bench.plan.measure import Context, Invalid  # noqa: PLC0415
     from bench.timing.clock import clock_of, warm_up  # noqa: PLC0415
@@ -30,7 +31,7 @@ def test_latency(benchmark: Any, cell: Cell, root: Path | None) -> None:
     # All models enter by one function; what is compiled for the cells before would fill its cache.
     torch.compiler.reset()
     try:
-        ready = artifact.prepare(cell, Context(lambda *_: None, cell.threads, cache_folder(), root))
+        ready = artifact.prepare(Context(lambda *_: None, cell.threads, resolve(cell, cache=cache_folder(), root=root)))
         benchmark.extra_info["deviation"] = ready.deviation
 
         def call() -> None:

@@ -17,6 +17,7 @@ from backbones.contract import Unsupported
 from bench import catalogue
 from bench.errors import UserError
 from bench.launchers.contract import Job, Settings
+from bench.plan.case import resolve
 from bench.plan.measure import Context, Invalid, Outcome, Turn
 
 _OUT = ("can't allocate memory", "not enough memory", "out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
@@ -57,8 +58,9 @@ def _measure(  # noqa: PLR0911 - one line a status
             yield Turn(*connection.recv())
 
     torch.set_num_threads(threads)
-    context = Context(report, threads, settings.cache, job.root, settings.pictures, turns, settings.precision)
     try:
+        case = resolve(job.cell, cache=settings.cache, root=job.root)
+        context = Context(report, threads, case, settings.pictures, turns, settings.precision)
         module = import_module(catalogue.get("measures", job.measure.name).module)
         outcome = module.measure(job.cell, context)
     except Unsupported as error:

@@ -7,10 +7,8 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 
-from bench.catalogue import get
 from bench.data.contract import Dataset, Truth
 from bench.model import build, modes
-from bench.plan import dataset, recipe
 from bench.plan.cell import Cell
 from bench.plan.measure import Context, Outcome, Value
 from bench.plan.recipe import Recipe
@@ -78,20 +76,18 @@ def measure(cell: Cell, context: Context) -> Outcome:
     mapped to the size of the ground truth, whatever size went in, so rows of several input sizes share one truth.
     Training and evaluation are eager: a compiled row shows the accuracy of the same weights, run eagerly.
     """
-    facts = get("heads", cell.head).facts
-    task, masks = facts["task"], facts.get("masks", False)
+    case = context.case
     device = build.device_of(cell)
     modes.set_precision(cell, device)
-    plan = recipe.load(cell.recipe, task)
+    plan = case.recipe
     context.report("reading data", 0, 1)
-    data = dataset.load(cell.dataset, task=task, root=context.root, cache=context.cache, split="train", masks=masks)
-    val = dataset.load(cell.dataset, task=task, root=context.root, cache=context.cache, split="val", masks=masks)
-    if context.root is not None:
+    data, val = case.split("train"), case.split("val")
+    if case.root is not None:
         # A broken file is found now and not after the training.
         for index in range(min(len(val), plan.val_images or len(val))):
             val.sample(index, cell.size)
             val.truth(index)
-    net = build.of_cell(cell, len(data.classes)).to(device)
+    net = build.of_case(case).to(device)
     start = time.monotonic()
     losses = train(
         net,
@@ -128,7 +124,7 @@ def evaluate(net: Model, val: Dataset, plan: Recipe, cell: Cell, context: Contex
         done += len(images)
         context.report("evaluation", done, count)
     if drawn and context.pictures is not None:
-        photographs = bool(dataset.facts(cell.dataset)["redistributable"])
+        photographs = bool(context.case.data.facts["redistributable"])
         draw(drawn, val, context.pictures / _picture_name(cell), photographs=photographs)
     if val.task == "detection":
         return dict(boxes.result())

@@ -1,10 +1,8 @@
 """Parameters, multiply-accumulates and tokens, counted on the meta device."""
 
 from backbones.shapes import shapes_only
-from bench.catalogue import get
 from bench.model import build
 from bench.model.counting import count
-from bench.plan import dataset
 from bench.plan.cell import Cell
 from bench.plan.measure import Context, Outcome
 
@@ -26,12 +24,10 @@ CATALOGUE = {
 }
 
 
-def measure(cell: Cell, context: Context) -> Outcome:
+def measure(_: Cell, context: Context) -> Outcome:
     """Count one image through the model on the meta device, see `bench.model.counting.Counts`."""
-    task = get("heads", cell.head).facts["task"]
-    data = dataset.load(cell.dataset, task=task, root=context.root, cache=context.cache, split="train")
     with shapes_only():
-        net = build.of_cell(cell, len(data.classes))
+        net = build.of_case(context.case)
         counts = count(net)
     return Outcome(
         {

@@ -150,7 +150,7 @@ def measure(cell: Cell, context: Context) -> Outcome:
         return Outcome({"joules_per_image": None, "power_w": None, "idle_w": None})
     context.report("idle", 0, 1)
     idle = rest(counter)
-    ready = artifact.prepare(cell, context)
+    ready = artifact.prepare(context)
     with torch.inference_mode():
         context.report("warm-up", 0, 1)
         ms = warm_up(clock_of(device), ready.forward).ms

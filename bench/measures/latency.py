@@ -49,7 +49,7 @@ def measure(cell: Cell, context: Context) -> Outcome:
     detector decodes a full load of ``candidates`` boxes. The outputs are first compared with eager float32
     (``deviation``, relative L2).
     """
-    ready = artifact.prepare(cell, context, fresh=True)
+    ready = artifact.prepare(context, fresh=True)
     traffic = ready.traffic
     if traffic is None:
         with torch.no_grad(), Traffic(fused=cell.compile != "cudagraph") as traffic:

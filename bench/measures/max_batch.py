@@ -19,9 +19,10 @@ from torch import Tensor
 
 from backbones.contract import Unsupported
 from bench.errors import UserError
-from bench.model import artifact, build, modes
+from bench.model import build, modes
 from bench.model.quick import quick_weights
 from bench.model.storage import MIB, status_bytes, trim
+from bench.plan.case import Case
 from bench.plan.cell import Cell
 from bench.plan.measure import Context, Invalid, Outcome
 
@@ -95,14 +96,15 @@ def measure(cell: Cell, context: Context) -> Outcome:
     """
     check_forkable(context.threads)
     import_module("torch._dynamo")  # half a second, which building a model would spend in every trial
-    classes = artifact.classes_of(cell, context)
+    case = context.case
+    len(case.classes)  # read here, once, and not in every trial
 
     def free_limit() -> int | None:
         return round(SHARE * available_bytes()) if cell.device == "cpu" else None
 
     def attempt(batch: int, limit: int | None) -> Trial:
         context.report(f"batch {batch}", 0, 1)
-        return in_child(lambda: _forward(replace(cell, batch=batch), classes, limit, context.threads))
+        return in_child(lambda: _forward(case, replace(cell, batch=batch), limit, context.threads))
 
     limit = cell.limit_mib * MIB or free_limit()
     tried: list[tuple[int, Trial]] = []
@@ -283,28 +285,28 @@ def explain(error: BaseException) -> Trial:
     return Trial(end, reason)
 
 
-def _forward(cell: Cell, classes: int, limit: int | None, threads: int) -> Trial:
-    """One forward pass of a new model in the cell's mode, within a limit in bytes. Runs in the child."""
+def _forward(case: Case, cell: Cell, limit: int | None, threads: int) -> Trial:
+    """One forward pass of a new model in a mode and batch, within a limit in bytes. Runs in the child."""
     torch.set_num_threads(threads)
     device = build.device_of(cell)
     modes.set_precision(cell, device)
     if device.type == "cpu":
         assert limit is not None, "there is always one on a CPU"
-        return _on_cpu(cell, classes, limit)
+        return _on_cpu(case, cell, limit)
     if device.type == "cuda":
-        return _on_cuda(cell, classes, limit, device)
+        return _on_cuda(case, cell, limit, device)
     raise Unsupported(
         f"the largest batch is searched for on a CPU or a CUDA device, where memory can be limited, "
         f"and the device is {device}"
     )
 
 
-def _on_cpu(cell: Cell, classes: int, limit: int) -> Trial:
+def _on_cpu(case: Case, cell: Cell, limit: int) -> Trial:
     device = torch.device("cpu")
     _keep_heap_small()
     _start_libraries()
     start = status_bytes("VmSize")
-    net = _build(cell, classes, device)
+    net = _build(case, cell, device)
     trim()
     before = status_bytes("VmPeak")
     with _address_space(start + limit):
@@ -314,13 +316,13 @@ def _on_cpu(cell: Cell, classes: int, limit: int) -> Trial:
     return Trial("fits", mib=(peak - start) / MIB if peak > before else None, limit_mib=limit / MIB)
 
 
-def _on_cuda(cell: Cell, classes: int, limit: int | None, device: torch.device) -> Trial:
+def _on_cuda(case: Case, cell: Cell, limit: int | None, device: torch.device) -> Trial:
     total = torch.cuda.get_device_properties(device).total_memory
     if limit is not None:
         if limit > total:
             raise Unsupported(f"limit_mib={limit // MIB} is more than the {total // MIB} MiB of the device")
         torch.cuda.set_per_process_memory_fraction(limit / total, device.index)
-    net = _build(cell, classes, device)
+    net = _build(case, cell, device)
     torch.accelerator.empty_cache()
     torch.accelerator.reset_peak_memory_stats(device)
     _pass(net, cell, device)
@@ -328,9 +330,9 @@ def _on_cuda(cell: Cell, classes: int, limit: int | None, device: torch.device) 
     return Trial("fits", mib=peak / MIB, limit_mib=(limit or total) / MIB)
 
 
-def _build(cell: Cell, classes: int, device: torch.device) -> torch.nn.Module:
+def _build(case: Case, cell: Cell, device: torch.device) -> torch.nn.Module:
     with quick_weights():
-        net = modes.for_inference(build.of_cell(cell, classes), cell, device)
+        net = modes.for_inference(build.of_case(case), cell, device)
     gc.collect()
     return net
 

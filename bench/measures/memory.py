@@ -43,7 +43,7 @@ def measure(cell: Cell, context: Context) -> Outcome:
     says the whole process has after the passes, context and kernels included (unknown where it does not tell).
     ``reserved``: the allocator's whole pool at the peak of the forward pass, weights included.
     """
-    ready = artifact.prepare(cell, context)
+    ready = artifact.prepare(context)
     context.report("peak memory", 0, 1)
     weights = sum(t.numel() * t.element_size() for t in chain(ready.net.parameters(), ready.net.buffers()))
     with torch.inference_mode():

@@ -41,7 +41,7 @@ def measure(cell: Cell, context: Context) -> Outcome:
     noise and the truth is made up, with 8 objects an image in detection; reading and augmenting data is not timed. The
     first loss is compared with that of eager float32 (``loss deviation``, relative).
     """
-    ready = artifact.prepare_training(cell, context)
+    ready = artifact.prepare_training(context)
     context.report("first step", 0, 1)
     seconds = []
     for _ in range(2):

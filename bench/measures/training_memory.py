@@ -36,7 +36,7 @@ def measure(cell: Cell, context: Context) -> Outcome:
     above the baseline after a warm-up (unknown under max-autotune, whose graphs keep their memory to themselves), what
     the driver says the whole process has afterwards, and the allocator's whole pool at the peak.
     """
-    ready = artifact.prepare_training(cell, context)
+    ready = artifact.prepare_training(context)
     torch.manual_seed(cell.seed)  # what a loss draws decides what it allocates
     context.report("first step", 0, 1)
     peak: int | None = None

@@ -11,11 +11,9 @@ from torch import Tensor
 
 from backbones.attention import set_attention
 from backbones.contract import Unsupported
-from bench.catalogue import get
 from bench.model import build, modes
 from bench.model.quick import quick_weights
 from bench.model.traffic import Traffic
-from bench.plan import dataset, recipe
 from bench.plan.cell import Cell
 from bench.plan.measure import Context, Invalid, Outcome
 from bench.timing.clock import Call
@@ -88,32 +86,25 @@ class Artifact:
         return found
 
 
-def classes_of(cell: Cell, context: Context) -> int:
-    """How many classes the head gets: those of the cell's data set."""
-    task = get("heads", cell.head).facts["task"]
-    data = dataset.load(cell.dataset, task=task, root=context.root, cache=context.cache, split="train")
-    return len(data.classes)
-
-
-def prepare(cell: Cell, context: Context, *, fresh: bool = False) -> Artifact:
+def prepare(context: Context, *, fresh: bool = False) -> Artifact:
     """Build a cell's model, put it into its mode and compare it with eager float32.
 
     Random weights are quickly drawn ones, see `bench.model.quick`. Run the artifact under ``torch.inference_mode()``.
 
     Args:
-        cell: which model, and its mode.
-        context: folders and progress.
+        context: which model, its mode, and progress.
         fresh: whether it is compiled with an empty cache, so that ``compile_s`` is that of a first time.
 
     Raises:
         Invalid: the outputs are not finite, or further from eager float32 than `TOLERANCE`.
         Unsupported: the device, the mode or the model is not to be had.
     """
+    cell = context.case.cell
     device = build.device_of(cell)
     modes.set_precision(cell, device)
     context.report("building", 0, 1)
     with quick_weights():
-        net = build.of_cell(cell, classes_of(cell, context))
+        net = build.of_case(context.case)
     net = net.to(device).eval()
     modes.set_precision(replace(cell, dtype="fp32"), device)
     few = modes.noise(cell, device)[:COMPARED].float().contiguous()
@@ -221,7 +212,7 @@ class Training:
         self.stepper.update(self.stepper.loss(self.image, self.target))
 
 
-def prepare_training(cell: Cell, context: Context) -> Training:
+def prepare_training(context: Context) -> Training:
     """Build a cell's model for training steps as the recipe of its task takes them, on noise with made-up truth.
 
     Weights are float32 and the steps run under autocast to the cell's dtype, as in `bench.training.train.train`.
@@ -229,21 +220,21 @@ def prepare_training(cell: Cell, context: Context) -> Training:
     Raises:
         Unsupported: the device or the model is not to be had, or there is no training in this mode.
     """
+    case = context.case
+    cell = case.cell
     device = build.device_of(cell)
     modes.set_precision(cell, device)
     if cell.compile == "cudagraph":
         raise Unsupported("a training step is not recorded as a CUDA graph here; take compile none or default")
     context.report("building", 0, 1)
     with quick_weights():
-        classes = classes_of(cell, context)
-        net = build.of_cell(cell, classes)
+        net = build.of_case(case)
     net = net.to(device).to(memory_format=modes.memory_format(cell)).train()
     image = modes.noise(cell, device).float().to(memory_format=modes.memory_format(cell))
-    numbers = recipe.load(cell.recipe, net.task)
+    numbers = case.recipe
     net.head.loss_stride = numbers.loss_stride
-    masks = bool(get("heads", cell.head).facts.get("masks", False))
     run = None if cell.compile == "none" else modes.in_mode(net, cell, device)
-    target = made_up(cell, net.task, classes, device, masks=masks)
+    target = made_up(cell, case.task, len(case.classes), device, masks=case.masks)
     modes.set_precision(replace(cell, dtype="fp32"), device)
     wanted = _first_loss(Stepper(net, numbers, dtype=torch.float32, device=device), image, target)
     modes.set_precision(cell, device)

@@ -12,6 +12,7 @@ from bench import catalogue
 from bench.catalogue import Entry
 from bench.errors import UserError
 from bench.plan import weights as naming
+from bench.plan.case import Case
 from bench.plan.cell import Cell
 from bench.plan.environment import cache_folder
 from heads.contract import Head, Model, reads
@@ -59,13 +60,38 @@ def build(
     if classes < 1:
         raise UserError(f"a head needs at least 1 class and got classes={classes}")
     entry = catalogue.get("backbones", backbone)
-    weights = _text(weights, entry)
-    head_entry = catalogue.get("heads", head)
-    patch = entry.facts["patch"] if patch is None else patch
+    return _build(
+        entry,
+        catalogue.get("heads", head),
+        patch=entry.facts["patch"] if patch is None else patch,
+        size=size,
+        classes=classes,
+        weights=_text(weights, entry),
+        resample=resample,
+        attention=attention,
+        window=window,
+        padding=padding,
+    )
+
+
+def _build(
+    entry: Entry,
+    head: Entry,
+    *,
+    patch: int,
+    size: tuple[int, int],
+    classes: int,
+    weights: str,
+    resample: Resampling,
+    attention: Attention,
+    window: Window,
+    padding: Literal["refuse", "pad"],
+) -> Model:
+    """See `build`; of entries of the catalogue."""
     height, width = size  # from a list as well as from a tuple
 
     def encoder(size: tuple[int, int]) -> Backbone:
-        return entry.load().build(backbone, patch=patch, size=size, attention=attention, window=window)
+        return entry.load().build(entry.name, patch=patch, size=size, attention=attention, window=window)
 
     try:
         body = encoder((height, width))
@@ -76,8 +102,8 @@ def build(
         body = encoder(min(larger))
     if weights != naming.RANDOM:
         _start(body, entry, weights, resample, window)
-    body.expose(reads(body.levels, head_entry.facts.get("reads", "all")))
-    top: Head = head_entry.load().build(head, levels=body.levels, classes=classes)
+    body.expose(reads(body.levels, head.facts.get("reads", "all")))
+    top: Head = head.load().build(head.name, levels=body.levels, classes=classes)
     return Model(body, top, (height, width))
 
 
@@ -115,15 +141,20 @@ def _start(body: Backbone, entry: Entry, weights: str, resample: Resampling, win
         raise UserError(f"{entry.name} with weights '{weights}': {error}") from error
 
 
-def of_cell(cell: Cell, classes: int) -> Model:
-    """The model of a cell on the default device; what is random in it comes from the cell's seed."""
+def of_case(case: Case) -> Model:
+    """The model of a cell on the default device; what is random in it comes from the cell's seed.
+
+    Raises:
+        UserError, Unsupported: see `build`.
+    """
+    cell = case.cell
     torch.manual_seed(cell.seed)
-    return build(
-        cell.backbone,
-        cell.head,
+    return _build(
+        case.backbone,
+        case.head,
         patch=cell.patch,
         size=cell.size,
-        classes=classes,
+        classes=len(case.classes),
         weights=cell.weights,
         resample=cell.resample,  # pyright: ignore[reportArgumentType] - checked by the matrix
         attention=cell.attention,  # pyright: ignore[reportArgumentType] - checked by the matrix

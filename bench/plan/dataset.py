@@ -4,10 +4,11 @@ A cell says ``layout`` (``scenes``, ``camvid``) or ``layout:instance`` (``voc:bc
 layout), so that two folders of one layout are never taken for one another.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from bench import catalogue
+from bench.catalogue import Entry
 from bench.data.contract import Dataset, Split, Task
 from bench.errors import DataError, UserError
 
@@ -79,30 +80,25 @@ def check(dataset: str, task: Task, root: Path | None) -> str:
     return ""
 
 
-def load(dataset: str, *, task: Task, root: Path | None, cache: Path, split: Split, masks: bool = False) -> Dataset:
-    """Open one split of the data set that a cell names; ``masks``: with instance masks.
+def load(entry: Entry, *, task: Task, root: Path | None, cache: Path, split: Split, masks: bool = False) -> Dataset:
+    """Open one split of a data set; ``masks``: with instance masks.
 
     Raises:
         DataError: see `bench.data.contract`, or masks are asked of a data set that has none.
     """
-    entry = catalogue.dataset(dataset)
     if not masks:
         return entry.load().load(entry.name, task=task, root=root, cache=cache, split=split)
-    if refused := no_masks(dataset):
+    if refused := no_masks(entry):
         raise DataError(refused)
     return entry.load().load(entry.name, task=task, root=root, cache=cache, split=split, masks=True)
 
 
-def no_masks(dataset: str) -> str:
+def no_masks(entry: Entry) -> str:
     """The reason why a data set cannot serve a head that learns from instance masks, or "" where it can."""
-    if catalogue.dataset(dataset).facts.get("masks", False):
+    if entry.facts.get("masks", False):
         return ""
-    others = [name for name, entry in catalogue.entries("data").items() if entry.facts.get("masks", False)]
+    others = [name for name, other in catalogue.entries("data").items() if other.facts.get("masks", False)]
     return (
-        f"data set {dataset} has no instance masks, which this head learns from; there are some in {', '.join(others)}"
+        f"data set {entry.name} has no instance masks, which this head learns from; "
+        f"there are some in {', '.join(others)}"
     )
-
-
-def facts(dataset: str) -> Mapping[str, object]:
-    """What the data set's file states about it."""
-    return catalogue.dataset(dataset).facts

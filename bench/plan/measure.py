@@ -32,6 +32,7 @@ from typing import Any, Literal
 
 from bench.catalogue import entries
 from bench.errors import UserError
+from bench.plan.case import Case
 from bench.plan.cell import FIELDS
 
 SETS: Mapping[str, tuple[str, ...]] = {
@@ -135,8 +136,7 @@ class Context:
 
     report: called with (stage, done, total) whenever there is progress to show.
     threads: CPU threads that this process was given.
-    cache: folder for what can be made again.
-    root: where the cell's data set lies; None for an embedded one.
+    case: the cell and the things that it names.
     pictures: folder for pictures of predictions.
     turns: waits for this process's next turn; leaving the loop ends the last one.
     precision: when enough has been seen.
@@ -144,11 +144,20 @@ class Context:
 
     report: Callable[[str, int, int], None]
     threads: int
-    cache: Path
-    root: Path | None = None
+    case: Case
     pictures: Path | None = None
     turns: Callable[[], Iterator[Turn]] = unshared
     precision: Precision = field(default_factory=Precision)
+
+    @property
+    def cache(self) -> Path:
+        """Folder for what can be made again."""
+        return self.case.cache
+
+    @property
+    def root(self) -> Path | None:
+        """Where the cell's data set lies; None for an embedded one."""
+        return self.case.root
 
 
 class Invalid(Exception):

@@ -18,6 +18,7 @@ from torch.utils.benchmark import Timer
 
 from bench.model import artifact
 from bench.plan import matrix
+from bench.plan.case import resolve
 from bench.plan.environment import cache_folder, describe
 from bench.plan.measure import Context
 from bench.stats.sampling import noise_floor, ratio
@@ -100,7 +101,7 @@ def measure(axes: dict[str, list[str]]) -> tuple[str, dict[str, dict[int, float]
     """Title of the cell, and way -> round -> milliseconds."""
     cell = next(iter(matrix.load("default").override({"patch": ["native"], **axes}).cells(describe())))[0]
     torch.set_num_threads(cell.threads)
-    ready = artifact.prepare(cell, Context(lambda *_: None, cell.threads, cache_folder()))
+    ready = artifact.prepare(Context(lambda *_: None, cell.threads, resolve(cell, cache=cache_folder())))
     found: dict[str, dict[int, float]] = {name: {} for name in WAYS}
     with torch.inference_mode():
         warm = warm_up(clock_of(ready.device), ready.forward)

@@ -1,7 +1,6 @@
 """What a run costs beside its measurements: planning, and the fixed cost of a process a cell."""
 
 import pytest
-from tests.bench.test_local import job
 
 from bench import run
 from bench.launchers import _worker, local
@@ -11,6 +10,7 @@ from bench.plan.dataset import Roots
 from bench.plan.environment import describe
 from bench.store.store import Store
 from tests.bench import misbehaving
+from tests.bench.launchers.test_local import job
 
 pytestmark = pytest.mark.slow
 

@@ -17,6 +17,7 @@ import pytest
 from faster_coco_eval.core import mask as rle
 from numpy.typing import NDArray
 
+from bench import catalogue
 from bench.data import coco, images
 from bench.data.contract import Dataset, Split
 from bench.errors import DataError, UserError
@@ -357,15 +358,17 @@ def test_other_tasks_and_names_are_refused(root: Path) -> None:
 
 def test_data_sets_without_masks_are_refused_before_and_when_opened(tmp_path: Path) -> None:
     voc = fixtures.write_voc(tmp_path / "own")
-    said = "voc:own has no instance masks.* there are some in coco, scenes"
+    said = "voc has no instance masks.* there are some in coco, scenes"
     assert datasets.check("voc:own", "detection", voc) == ""
-    refused = datasets.no_masks("voc:own")
+    refused = datasets.no_masks(catalogue.dataset("voc:own"))
     with pytest.raises(DataError, match=said) as error:
-        datasets.load("voc:own", task="detection", root=voc, cache=tmp_path, split="val", masks=True)
+        datasets.load(catalogue.dataset("voc:own"), task="detection", root=voc, cache=tmp_path, split="val", masks=True)
     assert refused == str(error.value)
     own = fixtures.write_coco(tmp_path / "masks")
-    assert datasets.no_masks("coco:masks") == datasets.no_masks("scenes") == ""
-    opened = datasets.load("coco:masks", task="detection", root=own, cache=tmp_path, split="val", masks=True)
+    assert datasets.no_masks(catalogue.dataset("coco:masks")) == datasets.no_masks(catalogue.dataset("scenes")) == ""
+    opened = datasets.load(
+        catalogue.dataset("coco:masks"), task="detection", root=own, cache=tmp_path, split="val", masks=True
+    )
     assert masks_of(opened).any()
 
 

@@ -9,7 +9,7 @@ from bench.launchers import _worker, local
 from bench.launchers.contract import Finished, Settings
 from bench.plan.measure import Column
 from tests.bench import misbehaving
-from tests.bench.test_local import job
+from tests.bench.launchers.test_local import job
 
 pytestmark = pytest.mark.slow
 

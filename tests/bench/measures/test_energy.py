@@ -9,6 +9,7 @@ import torch
 
 from bench.measures import energy
 from bench.measures.energy import NvmlCounter, RaplCounter, Spent, counter_of, rapl, rest, spend
+from bench.plan.case import resolve
 from bench.plan.cell import Cell
 from bench.plan.measure import Context, measures
 from bench.timing import nvml
@@ -18,8 +19,8 @@ CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 
 
 @pytest.fixture
-def context(tmp_path):
-    return Context(lambda stage, done, total: None, 1, tmp_path)
+def given(tmp_path):
+    return lambda cell: (cell, Context(lambda *_: None, 1, resolve(cell, cache=tmp_path)))
 
 
 class World:
@@ -113,13 +114,13 @@ class Ready:
     forward: object
 
 
-def test_joules_an_image_power_and_idle_power(monkeypatch, context):
+def test_joules_an_image_power_and_idle_power(monkeypatch, given):
     world = World(monkeypatch)
     monkeypatch.setattr(energy, "counter_of", lambda device: world)
-    monkeypatch.setattr(energy.artifact, "prepare", lambda cell, context: Ready(world.call))
+    monkeypatch.setattr(energy.artifact, "prepare", lambda context: Ready(world.call))
     monkeypatch.setattr(energy, "warm_up", lambda clock, call: SimpleNamespace(ms=100.0))
-    monkeypatch.setattr(energy.model, "synchronize", lambda device: world.synchronize())
-    found = energy.measure(Cell(**(CELL | {"batch": 8})), context)
+    monkeypatch.setattr(energy.build, "synchronize", lambda device: world.synchronize())
+    found = energy.measure(*given(Cell(**(CELL | {"batch": 8}))))
     assert found.values == {
         "joules_per_image": pytest.approx(3.5 / 8),
         "power_w": pytest.approx(35),
@@ -130,13 +131,13 @@ def test_joules_an_image_power_and_idle_power(monkeypatch, context):
     assert found.samples["images"][0] / 8 * 0.1 == pytest.approx(found.samples["window_s"][0])
 
 
-def test_a_real_model_is_run_while_it_is_counted(monkeypatch, context):
+def test_a_real_model_is_run_while_it_is_counted(monkeypatch, given):
     from time import perf_counter
 
     monkeypatch.setattr(energy, "counter_of", lambda device: SimpleNamespace(joules=lambda: 10 * perf_counter()))
     monkeypatch.setattr(energy, "WINDOW_S", 0.05)
     monkeypatch.setattr(energy, "IDLE_S", 0.05)
-    found = energy.measure(Cell(**(CELL | {"batch": 2, "height": 32, "width": 32})), context)
+    found = energy.measure(*given(Cell(**(CELL | {"batch": 2, "height": 32, "width": 32}))))
     images, seconds = found.samples["images"][0], found.samples["window_s"][0]
     assert images >= 2
     assert found.values["power_w"] == pytest.approx(10, rel=0.3)
@@ -144,8 +145,8 @@ def test_a_real_model_is_run_while_it_is_counted(monkeypatch, context):
     assert found.values["joules_per_image"] == pytest.approx(10 * seconds / images, rel=0.3)
 
 
-def test_without_a_counter_it_is_unknown_at_once(monkeypatch, context):
-    def build(cell, context):
+def test_without_a_counter_it_is_unknown_at_once(monkeypatch, given):
+    def build(context):
         raise AssertionError("a model was built for nothing")
 
     def wait(seconds):
@@ -154,7 +155,7 @@ def test_without_a_counter_it_is_unknown_at_once(monkeypatch, context):
     monkeypatch.setattr(energy.artifact, "prepare", build)
     monkeypatch.setattr(energy, "sleep", wait)
     monkeypatch.setattr(energy, "counter_of", lambda device: None)
-    found = energy.measure(Cell(**CELL), context)
+    found = energy.measure(*given(Cell(**CELL)))
     assert found.values == {"joules_per_image": None, "power_w": None, "idle_w": None}
     assert found.samples == {}
 

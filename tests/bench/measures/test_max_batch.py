@@ -16,9 +16,10 @@ from backbones.contract import Unsupported
 from bench.errors import UserError
 from bench.measures import max_batch
 from bench.measures.max_batch import BOUND, MIB, Trial, explain, grain, in_child, largest
+from bench.plan.case import resolve
 from bench.plan.measure import Context, Invalid, measures
-from tests.bench.test_memory import cell_of
-from tests.bench.test_storage import Allocator
+from tests.bench.measures.test_memory import cell_of
+from tests.bench.model.test_storage import Allocator
 
 
 @pytest.mark.parametrize(
@@ -142,9 +143,9 @@ def test_memory_that_is_available_is_the_containers_where_that_is_less(tmp_path)
 
 
 @pytest.fixture
-def context(tmp_path):
+def given(tmp_path):
     stages = []
-    yield Context(lambda stage, done, total: stages.append(stage), 1, tmp_path)
+    yield lambda cell: (cell, Context(lambda stage, *_: stages.append(stage), 1, resolve(cell, cache=tmp_path)))
     assert all(stage.startswith("batch ") for stage in stages)
 
 
@@ -153,53 +154,53 @@ def played(monkeypatch, trial):
     monkeypatch.setattr(max_batch, "check_forkable", lambda threads: None)
     monkeypatch.setattr(max_batch, "in_child", lambda task: task())
     monkeypatch.setattr(
-        max_batch, "_forward", lambda cell, classes, limit, threads: trial(cell.batch, limit and limit // MIB)
+        max_batch, "_forward", lambda case, cell, limit, threads: trial(cell.batch, limit and limit // MIB)
     )
 
 
-def test_the_values_are_those_of_the_answers_own_trial(context, monkeypatch):
+def test_the_values_are_those_of_the_answers_own_trial(given, monkeypatch):
     def trial(batch, limit):
         return Trial("fits", mib=batch * 3.0, limit_mib=limit) if batch * 3 <= limit else Trial("oom", "no room")
 
     played(monkeypatch, trial)
-    outcome = max_batch.measure(replace(cell_of(), limit_mib=64), context)
+    outcome = max_batch.measure(*given(replace(cell_of(), limit_mib=64)))
     assert outcome.values == {"max_batch": 21, "max_batch_mib": 63.0, "limit_mib_used": 64, "probes": 11}
     assert set(outcome.values) == {column.name for column in measures()["max_batch"].columns}
     assert outcome.samples["probe_batch"] == [1, 2, 4, 8, 16, 32, 24, 20, 22, 21, 21]
     assert outcome.samples["probe_fits"] == [1, 1, 1, 1, 1, 0, 0, 1, 0, 1, 1]
 
 
-def test_one_image_that_does_not_fit_is_out_of_memory_and_says_of_what(context, monkeypatch):
+def test_one_image_that_does_not_fit_is_out_of_memory_and_says_of_what(given, monkeypatch):
     played(monkeypatch, lambda batch, limit: Trial("oom", "you tried to allocate 7 bytes"))
     with pytest.raises(torch.OutOfMemoryError, match="one image does not fit into 64 MiB: you tried to allocate 7 b"):
-        max_batch.measure(replace(cell_of(), limit_mib=64), context)
+        max_batch.measure(*given(replace(cell_of(), limit_mib=64)))
 
 
-def test_other_errors_are_what_they_are(context, monkeypatch):
+def test_other_errors_are_what_they_are(given, monkeypatch):
     played(monkeypatch, lambda batch, limit: Trial("Unsupported", "not here"))
     with pytest.raises(Unsupported, match=r"^not here$"):
-        max_batch.measure(cell_of(), context)
+        max_batch.measure(*given(cell_of()))
     played(monkeypatch, lambda batch, limit: Trial("fits") if batch < 4 else Trial("IndexError", "IndexError: 4"))
     with pytest.raises(RuntimeError, match="with batch 4: IndexError: 4"):
-        max_batch.measure(cell_of(), context)
+        max_batch.measure(*given(cell_of()))
 
 
-def test_a_failure_that_may_be_for_memory_counts_as_such_only_where_memory_helps(context, monkeypatch):
+def test_a_failure_that_may_be_for_memory_counts_as_such_only_where_memory_helps(given, monkeypatch):
     cell = replace(cell_of(), limit_mib=64)
     played(monkeypatch, lambda batch, limit: Trial("fits") if batch < 4 else Trial("suspect", "died"))
-    assert max_batch.measure(cell, context).values["max_batch"] == 3
+    assert max_batch.measure(*given(cell)).values["max_batch"] == 3
     played(monkeypatch, lambda batch, limit: Trial("suspect", "died"))
     with pytest.raises(RuntimeError, match="with batch 1: died"):
-        max_batch.measure(cell, context)
+        max_batch.measure(*given(cell))
     played(monkeypatch, lambda batch, limit: Trial("suspect", "died") if limit == 64 else Trial("fits"))
     with pytest.raises(torch.OutOfMemoryError, match="64 MiB: died"):
-        max_batch.measure(cell, context)
+        max_batch.measure(*given(cell))
 
 
 def test_a_device_whose_memory_cannot_be_limited_is_unsupported(monkeypatch):
-    monkeypatch.setattr(max_batch.model, "device_of", lambda cell: torch.device("xpu"))
+    monkeypatch.setattr(max_batch.build, "device_of", lambda cell: torch.device("xpu"))
     with pytest.raises(Unsupported, match="on a CPU or a CUDA device"):
-        max_batch._forward(cell_of(), 3, None, 1)
+        max_batch._forward(resolve(cell_of(), cache=Path("none")), cell_of(), None, 1)
 
 
 @pytest.mark.parametrize("limit", [None, 50 * MIB])
@@ -214,14 +215,14 @@ def test_on_cuda_torchs_allocator_is_limited(monkeypatch, limit):
     monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", lambda share, index: shares.append(share))
     allocator.install(monkeypatch)
     with allocator.live:
-        trial = max_batch._on_cuda(cell_of(), 3, limit, device)
+        trial = max_batch._on_cuda(resolve(cell_of(), cache=Path("none")), cell_of(), limit, device)
     assert shares == ([] if limit is None else [0.25])
     assert trial.end == "fits"
     assert trial.limit_mib == (200 if limit is None else 50)
     weights = 1.9
     assert weights < trial.mib < 4
     with pytest.raises(Unsupported, match="limit_mib=300 is more than the 200 MiB of the device"):
-        max_batch._on_cuda(cell_of(), 3, 300 * MIB, device)
+        max_batch._on_cuda(resolve(cell_of(), cache=Path("none")), cell_of(), 300 * MIB, device)
 
 
 @pytest.mark.parametrize("dtype", ["fp32", "bf16"])
@@ -237,20 +238,19 @@ def test_noise_is_that_of_the_other_measures_over_and_over(dtype):
 def print_the_largest():
     """What a real model's search finds, and how the answer and one more end after it; for a process of its own."""
     cell = replace(cell_of(resolution=["256"]), limit_mib=20)
-    context = Context(lambda stage, done, total: None, 1, Path("none"))
-    values = max_batch.measure(cell, context).values
-    classes = max_batch.artifact.classes_of(cell, context)
+    case = resolve(cell, cache=Path("none"))
+    values = max_batch.measure(cell, Context(lambda *_: None, 1, case)).values
     ends = {}
     for batch in (values["max_batch"], values["max_batch"] + grain(values["max_batch"])):
         one = replace(cell, batch=batch)
-        ends[batch] = in_child(lambda: max_batch._forward(one, classes, 20 * MIB, 1)).end  # noqa: B023
+        ends[batch] = in_child(lambda: max_batch._forward(case, one, 20 * MIB, 1)).end  # noqa: B023
     sys.stdout.write(json.dumps([values, list(ends.values())]))
 
 
 @pytest.mark.slow
 def test_the_largest_batch_of_a_real_model_fits_and_one_more_does_not():
     """In a fresh process, as the worker is: this one has gaps in its heap, which a limit does not see."""
-    words = [sys.executable, "-c", "from tests.bench.test_max_batch import print_the_largest as go; go()"]
+    words = [sys.executable, "-c", "from tests.bench.measures.test_max_batch import print_the_largest as go; go()"]
     root = Path(__file__).resolve().parents[3]
     answer = subprocess.run(words, cwd=root, check=True, capture_output=True, text=True).stdout
     values, ends = json.loads(answer)

@@ -11,9 +11,10 @@ from bench.measures.max_batch import Trial, in_child
 from bench.model import artifact, storage
 from bench.model.modes import CudaGraph
 from bench.plan import matrix
+from bench.plan.case import resolve
 from bench.plan.environment import describe
 from bench.plan.measure import Context, measures
-from tests.bench.test_storage import Allocator
+from tests.bench.model.test_storage import Allocator
 from tests.benchmarks.memory_law import exponent, peak, point
 
 
@@ -32,12 +33,12 @@ def cell_of(**axes):
 
 
 @pytest.fixture
-def context(tmp_path):
-    return Context(lambda stage, done, total: None, 1, tmp_path)
+def given(tmp_path):
+    return lambda cell: (cell, Context(lambda *_: None, 1, resolve(cell, cache=tmp_path)))
 
 
-def test_peaks_follow_the_batch_and_a_prediction_takes_no_less(context):
-    one, two = (memory.measure(cell_of(batch=[batch]), context).values for batch in ("8", "16"))
+def test_peaks_follow_the_batch_and_a_prediction_takes_no_less(given):
+    one, two = (memory.measure(*given(cell_of(batch=[batch]))).values for batch in ("8", "16"))
     assert two["peak_mib"] == 2 * one["peak_mib"]
     assert two["weights_mib"] == one["weights_mib"]
     assert one["end_to_end_peak_mib"] >= one["peak_mib"] > 0
@@ -46,24 +47,24 @@ def test_peaks_follow_the_batch_and_a_prediction_takes_no_less(context):
     assert one["reserved_mib"] is None, "unknown on a CPU, and not 0"
 
 
-def test_peaks_repeat_exactly_in_another_process_and_training_takes_more(context):
+def test_peaks_repeat_exactly_in_another_process_and_training_takes_more(given):
     def peaks():
-        found = memory.measure(cell_of(), context).values
-        training = training_memory.measure(cell_of(), context).values
+        found = memory.measure(*given(cell_of())).values
+        training = training_memory.measure(*given(cell_of())).values
         assert set(training) == {column.name for column in measures()["training_memory"].columns}
         return [found["peak_mib"], found["end_to_end_peak_mib"], training["train_peak_mib"]], found["weights_mib"]
 
     (inference, end_to_end, training), weights = peaks()
     assert in_child(lambda: Trial(str(peaks()[0]))).end == str([inference, end_to_end, training])
-    assert memory.measure(cell_of(), context).values["peak_mib"] == inference, "and in the same process"
+    assert memory.measure(*given(cell_of())).values["peak_mib"] == inference, "and in the same process"
     # Gradients and AdamW's two moments of every weight are alive when the second step ends.
     assert training > 3 * 0.99 * weights
     assert training > inference
 
 
-def test_training_is_measured_from_before_its_first_step(context, monkeypatch):
+def test_training_is_measured_from_before_its_first_step(given, monkeypatch):
     """Twice in a row the same, though the model has been trained in between: what a step leaves was given back."""
-    ready = artifact.prepare_training(cell_of(), context)
+    ready = artifact.prepare_training(given(cell_of())[1])
     first = storage.live_peak(lambda: training_memory._steps(ready))
     later = storage.live_peak(lambda: training_memory._steps(ready))
     training_memory._clear(ready)
@@ -71,29 +72,29 @@ def test_training_is_measured_from_before_its_first_step(context, monkeypatch):
     assert storage.live_peak(lambda: training_memory._steps(ready)) == first
 
 
-def test_the_inside_of_a_compiled_graph_is_unknown_on_a_cpu(context, monkeypatch):
+def test_the_inside_of_a_compiled_graph_is_unknown_on_a_cpu(given, monkeypatch):
     monkeypatch.setattr("bench.model.modes.torch.compile", lambda call, mode: call)
-    values = memory.measure(cell_of(compile=["default"]), context).values
+    values = memory.measure(*given(cell_of(compile=["default"]))).values
     assert values["peak_mib"] is None
     assert values["end_to_end_peak_mib"] is None
     assert values["process_mib"] >= 0
-    training = training_memory.measure(cell_of(compile=["default"]), context).values
+    training = training_memory.measure(*given(cell_of(compile=["default"]))).values
     assert training["train_peak_mib"] is None
     assert training["train_process_mib"] > 0
 
 
-def test_on_cuda_the_allocator_is_asked(context, monkeypatch):
+def test_on_cuda_the_allocator_is_asked(given, monkeypatch):
     cell = cell_of()
-    ready = artifact.prepare(cell, context)
-    monkeypatch.setattr(artifact, "prepare", lambda cell, context: ready)
-    wanted = memory.measure(cell, context).values
+    ready = artifact.prepare(given(cell)[1])
+    monkeypatch.setattr(artifact, "prepare", lambda context: ready)
+    wanted = memory.measure(*given(cell)).values
     ready.device = torch.device("cuda")
     allocator = Allocator(before=10 * storage.MIB)
     allocator.install(monkeypatch)
     monkeypatch.setattr(memory, "device_process_bytes", lambda device: 500 * storage.MIB)
     with allocator.live:
-        found = memory.measure(cell, context).values
-        unseen = memory.measure(replace(cell, compile="max-autotune"), context).values
+        found = memory.measure(*given(cell)).values
+        unseen = memory.measure(*given(replace(cell, compile="max-autotune"))).values
     assert found["peak_mib"] == wanted["peak_mib"]
     assert found["end_to_end_peak_mib"] == wanted["end_to_end_peak_mib"]
     assert unseen == {**found, "peak_mib": None, "end_to_end_peak_mib": None}
@@ -101,25 +102,25 @@ def test_on_cuda_the_allocator_is_asked(context, monkeypatch):
     assert found["reserved_mib"] >= 10 + wanted["peak_mib"]
 
 
-def test_a_cuda_graph_is_recorded_anew_for_each_peak(context, monkeypatch):
+def test_a_cuda_graph_is_recorded_anew_for_each_peak(given, monkeypatch):
     """A replay allocates nothing, so the peak has to be that of recording."""
     cell = replace(cell_of(), compile="cudagraph")
-    ready = artifact.prepare(cell_of(), context)
+    ready = artifact.prepare(given(cell_of())[1])
     ready.device = torch.device("cuda")
     ready.run = old = CudaGraph(ready.net)
     recorded = []
     monkeypatch.setattr(CudaGraph, "_record", lambda self, image: recorded.append(self) or self.call(image))
     Allocator(before=0).install(monkeypatch)
     monkeypatch.setattr(memory, "device_process_bytes", lambda device: None)
-    monkeypatch.setattr(artifact, "prepare", lambda cell, context: ready)
-    assert memory.measure(cell, context).values["process_mib"] is None
+    monkeypatch.setattr(artifact, "prepare", lambda context: ready)
+    assert memory.measure(*given(cell)).values["process_mib"] is None
     assert len({id(graph) for graph in recorded}) == 2
     assert old not in recorded
 
 
-def test_training_on_cuda_is_measured_after_a_warm_up(context, monkeypatch):
+def test_training_on_cuda_is_measured_after_a_warm_up(given, monkeypatch):
     cell = cell_of()
-    ready = artifact.prepare_training(cell, context)
+    ready = artifact.prepare_training(given(cell)[1])
     steps = []
     step = ready.step
     monkeypatch.setattr(ready, "step", lambda: (steps.append(1), step()))
@@ -127,12 +128,12 @@ def test_training_on_cuda_is_measured_after_a_warm_up(context, monkeypatch):
     allocator = Allocator(before=0)
     allocator.install(monkeypatch)
     monkeypatch.setattr(training_memory, "device_process_bytes", lambda device: None)
-    monkeypatch.setattr(artifact, "prepare_training", lambda cell, context: ready)
+    monkeypatch.setattr(artifact, "prepare_training", lambda context: ready)
     with allocator.live:
-        found = training_memory.measure(cell, context).values
+        found = training_memory.measure(*given(cell)).values
     assert len(steps) == 2 * training_memory.STEPS
     monkeypatch.undo()
-    assert found["train_peak_mib"] == training_memory.measure(cell, context).values["train_peak_mib"]
+    assert found["train_peak_mib"] == training_memory.measure(*given(cell)).values["train_peak_mib"]
 
 
 @pytest.mark.parametrize("attention", ["fused", "unfused"])

@@ -11,6 +11,7 @@ from backbones.contract import Unsupported
 from bench import run
 from bench.measures import roof
 from bench.plan import matrix
+from bench.plan.case import resolve
 from bench.plan.cell import Cell
 from bench.plan.dataset import Roots
 from bench.plan.environment import describe
@@ -22,8 +23,8 @@ CPU = torch.device("cpu")
 
 
 @pytest.fixture
-def context(tmp_path):
-    return Context(lambda stage, done, total: None, 1, tmp_path)
+def given(tmp_path):
+    return lambda cell: (cell, Context(lambda *_: None, 1, resolve(cell, cache=tmp_path)))
 
 
 @pytest.fixture
@@ -59,7 +60,7 @@ class Constant:
         return [self.ms] * count
 
 
-def test_figures_of_this_machine_are_plausible(context, small):
+def test_figures_of_this_machine_are_plausible(given, small):
     cell = Cell(**CELL)
     a, b = torch.rand(512, 512), torch.rand(512, 512)
     seconds = []
@@ -67,7 +68,7 @@ def test_figures_of_this_machine_are_plausible(context, small):
         start = time.perf_counter()
         torch.mm(a, b)
         seconds.append(time.perf_counter() - start)
-    found = roof.measure(cell, context)
+    found = roof.measure(*given(cell))
     reached = 2 * 512**3 / median(seconds) / 1e12
     values = {name: value for name, value in found.values.items() if isinstance(value, float)}
     assert set(values) == {column.name for column in measures()["roof"].columns}
@@ -79,9 +80,9 @@ def test_figures_of_this_machine_are_plausible(context, small):
     assert median(found.samples["launch_us"]) == values["launch_us"]
 
 
-def test_units_are_right_and_the_best_size_counts(context, small, monkeypatch):
+def test_units_are_right_and_the_best_size_counts(given, small, monkeypatch):
     monkeypatch.setattr(roof, "clock_of", lambda device: Constant(2.0))
-    found = roof.measure(Cell(**CELL), context)
+    found = roof.measure(*given(Cell(**CELL)))
     assert found.values["peak_tflops"] == pytest.approx(2 * 512**3 / 2e-3 / 1e12)
     assert found.values["copy_gbps"] == pytest.approx(2 * 8 * 2**20 / 2e-3 / 1e9)
     assert set(found.samples) == {"matmul_128_ms", "matmul_256_ms", "matmul_512_ms", "copy_ms", "launch_us"}
@@ -141,7 +142,7 @@ def test_sizes_grow_as_long_as_memory_allows(dtype, sizes):
 
 def test_launches_are_queued_and_waited_for_once(monkeypatch):
     events = []
-    monkeypatch.setattr(roof.model, "synchronize", lambda device: events.append("sync"))
+    monkeypatch.setattr(roof.build, "synchronize", lambda device: events.append("sync"))
 
     def clock():
         events.append("clock")
@@ -195,9 +196,9 @@ def test_a_copy_is_far_larger_than_the_caches(tmp_path, monkeypatch):
     assert roof.copy(torch.device("cuda"), Constant(1.0), free=1 << 40)[0] == 1024 * roof.MIB
 
 
-def test_a_dtype_that_the_device_has_not_is_unsupported(context):
+def test_a_dtype_that_the_device_has_not_is_unsupported(given):
     with pytest.raises(Unsupported, match="tf32"):
-        roof.measure(replace(Cell(**CELL), dtype="tf32"), context)
+        roof.measure(*given(replace(Cell(**CELL), dtype="tf32")))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])

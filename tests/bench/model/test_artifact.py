@@ -12,8 +12,9 @@ from bench.model import artifact, modes
 from bench.model.artifact import TOLERANCE, distance, made_up
 from bench.model.quick import quick_weights
 from bench.model.traffic import Traffic
+from bench.plan.case import resolve
 from bench.plan.measure import Context, Invalid
-from tests.bench.test_local import job
+from tests.bench.launchers.test_local import job
 
 
 def cell(**axes):
@@ -22,7 +23,7 @@ def cell(**axes):
 
 @pytest.fixture
 def context(tmp_path):
-    return Context(lambda *_: None, 1, tmp_path)
+    return lambda cell: Context(lambda *_: None, 1, resolve(cell, cache=tmp_path))
 
 
 def test_quick_weights_have_the_spread_of_real_ones():
@@ -49,16 +50,16 @@ def test_quick_weights_have_the_spread_of_real_ones():
 
 
 def test_every_mode_is_compared_with_eager_float32(context):
-    plain = artifact.prepare(cell(), context)
+    plain = artifact.prepare(context(cell()))
     assert plain.deviation == 0
     assert plain.compile_s is None
     assert plain.candidates is None, "a segmentation head has no NMS"
-    rounded = artifact.prepare(cell(dtype="bf16"), context)
+    rounded = artifact.prepare(context(cell(dtype="bf16")))
     assert 1e-4 < rounded.deviation < TOLERANCE["bf16"]
     assert {parameter.dtype for parameter in rounded.net.parameters()} == {torch.bfloat16}
     assert rounded.image.dtype == torch.bfloat16
     assert not rounded.net.training
-    last = artifact.prepare(cell(memory_format="channels_last", backbone="hybrid_pico"), context)
+    last = artifact.prepare(context(cell(memory_format="channels_last", backbone="hybrid_pico")))
     assert last.deviation < 1e-5
     assert last.image.is_contiguous(memory_format=torch.channels_last)
     kernels = [parameter for parameter in last.net.parameters() if parameter.ndim == 4 and parameter.shape[-1] > 1]
@@ -73,7 +74,7 @@ def test_another_function_is_invalid_with_the_figure(context, monkeypatch, error
 
     monkeypatch.setattr(modes, "in_mode", wrong)
     with pytest.raises(Invalid, match=r"from those of eager fp32, more than the 0\.001 that fp32") as caught:
-        artifact.prepare(cell(), context)
+        artifact.prepare(context(cell()))
     found = caught.value.outcome.values["deviation"]
     assert found == (pytest.approx(0.01, rel=1e-3) if error == error else None)  # noqa: PLR0124 - nan
 
@@ -95,11 +96,11 @@ def test_the_worst_tensor_decides():
 )
 def test_a_mode_that_a_cpu_does_not_have_says_so(context, axes, message):
     with pytest.raises(Unsupported, match=message):
-        artifact.prepare(cell(**axes), context)
+        artifact.prepare(context(cell(**axes)))
 
 
 def test_a_detector_decodes_a_stated_load(context):
-    ready = artifact.prepare(cell(head="fcos_pico", height=128, width=128, patch=16), context)
+    ready = artifact.prepare(context(cell(head="fcos_pico", height=128, width=128, patch=16)))
     # Strides 8, 16, 32 at 128 px: 336 places, of which each class of each may be a candidate.
     assert 900 <= ready.candidates <= 1100
     with torch.inference_mode():
@@ -112,16 +113,16 @@ def test_a_detector_decodes_a_stated_load(context):
 
 
 def test_parts_that_are_none_have_no_time(context):
-    inside = artifact.prepare(cell(head="eomt_pico"), context)
+    inside = artifact.prepare(context(cell(head="eomt_pico")))
     with torch.inference_mode():
         assert list(inside.parts(cell(head="eomt_pico"))) == ["post", "end_to_end"]
-        plain = artifact.prepare(cell(), context)
+        plain = artifact.prepare(context(cell()))
         assert list(plain.parts(cell(compile="default"))) == ["post", "end_to_end"], "one graph has no parts"
 
 
 @pytest.mark.parametrize("head", ["linear", "fcos_pico", "mask_rcnn_pico"])
 def test_a_training_step_changes_the_weights(context, head):
-    ready = artifact.prepare_training(cell(head=head), context)
+    ready = artifact.prepare_training(context(cell(head=head)))
     before = [parameter.detach().clone() for parameter in ready.net.parameters()]
     ready.step()
     changed = [not torch.equal(old, new) for old, new in zip(before, ready.net.parameters(), strict=True)]
@@ -236,8 +237,8 @@ def test_running_out_of_memory_while_recording_is_that(cuda):
 
 
 def test_an_explicit_kernel_is_compared_with_the_written_softmax(context):
-    assert artifact.prepare(cell(attention="unfused"), context).deviation == 0
-    fused = artifact.prepare(cell(attention="fused"), context)
+    assert artifact.prepare(context(cell(attention="unfused"))).deviation == 0
+    fused = artifact.prepare(context(cell(attention="fused")))
     assert 0 < fused.deviation < 1e-5
     assert all(module.fused_attn for module in fused.net.modules() if hasattr(module, "fused_attn"))
 
@@ -266,15 +267,15 @@ def test_compile_time_is_that_of_an_empty_cache(monkeypatch, context):
         return lambda image: seen.append(os.environ["TORCHINDUCTOR_CACHE_DIR"]) or call(image)
 
     monkeypatch.setattr(torch, "compile", watched)
-    ready = artifact.prepare(cell(compile="default"), context, fresh=True)
+    ready = artifact.prepare(context(cell(compile="default")), fresh=True)
     assert ready.compile_s >= 0
     assert len(seen) == 3
     assert len({*seen, "/mine"}) == 2
     assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == "/mine"
     assert "TRITON_CACHE_DIR" not in os.environ
-    artifact.prepare(cell(compile="default"), context, fresh=True)
+    artifact.prepare(context(cell(compile="default")), fresh=True)
     assert len({*seen, "/mine"}) == 3, "nor what the cell before has"
-    artifact.prepare(cell(compile="default"), context)
+    artifact.prepare(context(cell(compile="default")))
     assert seen[-1] == "/mine", "where nobody looks at the time, the cache saves it"
 
 
@@ -293,7 +294,7 @@ def test_a_gpu_times_in_events_and_replays_graphs(context):
 
     device = torch.accelerator.current_accelerator().type
     for compile_ in ("none", "cudagraph"):
-        ready = artifact.prepare(cell(device=device, compile=compile_, dtype="bf16"), context)
+        ready = artifact.prepare(context(cell(device=device, compile=compile_, dtype="bf16")))
         with torch.inference_mode():
             assert all(ms > 0 for ms in clock_of(ready.device).times(ready.forward, 5))
         assert ready.deviation < TOLERANCE["bf16"]

@@ -5,7 +5,8 @@ import bench
 from backbones.contract import Unsupported
 from bench.errors import UserError
 from bench.model import build, modes
-from tests.bench.test_local import job
+from bench.plan.case import resolve
+from tests.bench.launchers.test_local import job
 
 
 def test_build_gives_a_module_that_trains_and_predicts():
@@ -50,9 +51,9 @@ def test_a_device_that_is_not_there_is_unsupported():
         build.device_of(cell)
 
 
-def test_the_artifact_is_in_the_cells_dtype_and_in_inference_mode():
+def test_the_artifact_is_in_the_cells_dtype_and_in_inference_mode(tmp_path):
     cell = job("latency", dtype=["bf16"]).cell
-    net = modes.for_inference(build.of_cell(cell, 3), cell, torch.device("cpu"))
+    net = modes.for_inference(build.of_case(resolve(cell, cache=tmp_path)), cell, torch.device("cpu"))
     assert {tensor.dtype for tensor in net.parameters()} == {torch.bfloat16}
     assert not net.training
     assert modes.noise(cell, torch.device("cpu")).dtype == torch.bfloat16

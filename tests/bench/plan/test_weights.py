@@ -22,10 +22,11 @@ from bench.catalogue import Entry
 from bench.errors import UserError
 from bench.launchers.contract import Finished
 from bench.plan import matrix, weights
+from bench.plan.case import resolve
 from bench.plan.dataset import Roots
 from bench.plan.environment import describe
 from bench.store.store import Store
-from tests.bench.test_local import job
+from tests.bench.launchers.test_local import job
 
 TIMM = ("vit_tiny_patch16_224", "augreg_in21k_ft_in1k")
 
@@ -238,11 +239,11 @@ def test_a_file_of_another_network_is_a_mistake_and_names_the_backbone(mine):
         bench.build("deit_pico", "linear", size=(64, 64), classes=2, weights=str(mine))
 
 
-def test_on_the_meta_device_nothing_is_read():
+def test_on_the_meta_device_nothing_is_read(tmp_path):
     """Complexity of pretrained rows needs no file, and still knows what cannot be."""
     cell = job("complexity", backbone=["vit_tiny"], weights=["pretrained"]).cell
     with torch.device("meta"):
-        net = bench.model.build.of_cell(cell, 3)
+        net = bench.model.build.of_case(resolve(cell, cache=tmp_path))
         assert all(parameter.is_meta for parameter in net.parameters())
         with pytest.raises(Unsupported, match="nobody has published"):
             bench.build("vit_pico", "linear", size=(64, 64), classes=2, weights="pretrained")

@@ -12,7 +12,7 @@ from bench.timing import company, rounds
 from bench.timing.clock import DeviceClock, HostClock, calls_within, warm_up
 from bench.timing.company import Company
 from bench.timing.rounds import LEAST, Rounds
-from tests.bench.test_local import job
+from tests.bench.launchers.test_local import job
 
 
 class FakeDevice:
