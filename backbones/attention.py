@@ -116,13 +116,15 @@ def set_attention(model: nn.Module, kernel: Attention) -> None:
         if isinstance(module, nn.MultiheadAttention):
             raise Unsupported(
                 f"attention='{kernel}' cannot be asked of nn.MultiheadAttention, which picks its kernel by itself; "
-                "take attention='auto'"
+                "take attention='auto'",
+                axes=("attention",),
             )
         names = frozenset(_class_names(module))
         if names & UNFUSED and kernel == "fused":
             raise Unsupported(
                 f"attention='fused' cannot be asked of {type(module).__module__}.{type(module).__qualname__}, which "
-                "writes its softmax out and has no fused kernel; take attention='unfused' or 'auto'"
+                "writes its softmax out and has no fused kernel; take attention='unfused' or 'auto'",
+                axes=("attention",),
             )
         if names & SWITCHED:
             switched.append(module)

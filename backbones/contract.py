@@ -38,11 +38,14 @@ class Unsupported(ValueError):
 
     Attributes:
         nearest: input sizes (H, W) that would work, if the size is what is wrong; else empty.
+        axes: axes of a matrix ("patch", "resolution", "head", ...) whose values do not go with the backbone; empty
+            where something else is missing (a device, a number format).
     """
 
-    def __init__(self, message: str, nearest: Sequence[tuple[int, int]] = ()) -> None:
+    def __init__(self, message: str, nearest: Sequence[tuple[int, int]] = (), *, axes: Sequence[str] = ()) -> None:
         super().__init__(message)
         self.nearest = tuple(nearest)
+        self.axes = tuple(axes)
 
 
 @dataclass(frozen=True)
@@ -211,4 +214,5 @@ def check_patch(name: str, patch: int, choices: Sequence[int], *, because: str) 
     if patch in choices:
         return
     nearest = sorted(sorted(choices, key=lambda choice: (abs(choice - patch), choice))[:2])
-    raise Unsupported(f"{name} cannot have patch size {patch}: {because}; nearest: {', '.join(map(str, nearest))}")
+    names = ", ".join(map(str, nearest))
+    raise Unsupported(f"{name} cannot have patch size {patch}: {because}; nearest: {names}", axes=("patch",))

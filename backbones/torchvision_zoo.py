@@ -418,6 +418,7 @@ def _swin(name: str, *, patch: int, size: tuple[int, int], window: Window) -> St
             f"{extent[0]}x{extent[1]} tokens and has to be 2 at least; "
             f"nearest: {', '.join(f'{h}x{w}' for h, w in nearest)}",
             nearest,
+            axes=("patch", "resolution", "window"),
         )
     network = SwinTransformer(
         patch_size=[patch, patch],

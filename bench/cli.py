@@ -25,6 +25,9 @@ _WIDTH = None if sys.stdout.isatty() or "COLUMNS" in os.environ else 120
 out = Console(markup=False, width=_WIDTH)
 err = Console(stderr=True, markup=False, width=_WIDTH)
 
+LEFT_OUT = 6
+"""Combinations that a run names of those that it left out."""
+
 Results = Annotated[Path, typer.Option(help="folder of results")]
 Json = Annotated[bool, typer.Option("--json", help="machine-readable output")]
 
@@ -70,11 +73,18 @@ def run(
     ] = 0.01,
     budget: Annotated[float, typer.Option(help="or for so many seconds a cell", min=0.01)] = 1.5,
     group: Annotated[int, typer.Option(help="most cells timed in turns; their records come together", min=1)] = 16,
+    alone: Annotated[
+        bool,
+        typer.Option("--alone", help="for publishing: no figure of a cell that never had the machine to itself"),
+    ] = False,
     allow_company: Annotated[
-        bool, typer.Option("--allow-company", help="let rounds count that other processes disturbed")
+        bool, typer.Option("--allow-company", help="do not wait for rounds that other processes left alone")
     ] = False,
     timeout: Annotated[float, typer.Option(help="seconds after which a measurement is given up", min=1)] = 3600,
-    retry: Annotated[bool, typer.Option("--retry", help="measure again what could not be measured before")] = False,
+    retry: Annotated[
+        bool, typer.Option("--retry", help="measure again what could not be measured before, or only in company")
+    ] = False,
+    strict: Annotated[bool, typer.Option("--strict", help="exit code 1 for what is unsupported, too")] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="list the cells and what would run; measure nothing")
     ] = False,
@@ -89,6 +99,8 @@ def run(
 
     if as_json and not dry_run:
         raise UserError("--json goes with --dry-run; the records themselves are JSON lines under results/")
+    if alone and allow_company:
+        raise UserError("--alone refuses company and --allow-company does not wait for it to leave: take one of them")
     axes = {
         "backbone": backbone,
         "head": head,
@@ -120,7 +132,7 @@ def run(
     store = Store(folder)
     roots = Roots(data_root or [])
     if dry_run:
-        _dry_run(running.plan(question, environment, store, roots, retry=retry), as_json=as_json)
+        _dry_run(running.plan(question, environment, store, roots, retry=retry, alone=alone), as_json=as_json)
         return
     from bench.display import Display
     from bench.launchers.contract import Settings
@@ -129,29 +141,28 @@ def run(
     with store.writing() as writer:  # mends a torn store before it is read, and finds an unwritable folder at once
         for note in writer.repaired:
             _say(note)
-    plan = running.plan(question, environment, store, roots, retry=retry)
+    plan = running.plan(question, environment, store, roots, retry=retry, alone=alone)
     todo = len(plan.todo)
     out.print(question.question.strip().replace("\n", " "), style="italic")
     out.print(
-        f"{plan.cells} cells, {len(plan.planned)} measurements: {len(plan.planned) - todo} in {folder}, {todo} to make",
+        f"{plan.cells} cells, {len(plan.planned)} measurements: {len(plan.planned) - todo} in {folder}, {todo} to make"
+        + (f", {running.duration(running.seconds_left(plan, (), {}))}" if todo else ""),
         soft_wrap=True,
     )
     if any(planned.job.measure.exclusive for planned in plan.todo) and (cores := busy()) is not None and cores > 0.5:
-        _say(
-            f"other processes keep {cores:.1f} of {environment.cores} cores busy: what is timed now will look too slow"
-        )
-    precision = Precision(target, budget, alone=not allow_company)
+        _say(f"other processes keep {cores:.1f} of {environment.cores} cores busy: what is timed now will be too slow")
+    precision = Precision(target, budget, "refuse" if alone else "allow" if allow_company else "avoid")
     settings = Settings(cache_folder(), folder / "pictures", timeout, group, precision)
-    with Display(plan, out) as display:
-        summary = running.run(plan, store, settings, launcher=launcher, show=display.show, say=_say)
-    _after(folder, summary)
+    with Display(plan, out, folder) as display:
+        summary = running.run(plan, store, settings, launcher=launcher, show=display.show, say=_say, look=display.look)
+    _after(folder, summary, measured=todo > 0, strict=strict)
 
 
 def _say(text: str) -> None:
     err.print(text, style="yellow", soft_wrap=True)
 
 
-def _after(folder: Path, summary: Any) -> None:
+def _after(folder: Path, summary: Any, *, measured: bool, strict: bool) -> None:
     from bench.report.rows import read
     from bench.report.tables import report, summary_table
 
@@ -163,8 +174,18 @@ def _after(folder: Path, summary: Any) -> None:
     out.print(f"records: {folder / 'records.jsonl'}", soft_wrap=True)
     if tables:
         out.print(f"tables:  {', '.join(map(str, tables))} (and .csv)", soft_wrap=True)
-    for title, record in summary.failed.items():
-        err.print(f"{record.status}: {title}: {record.reason}", style="red", soft_wrap=True)
+    if pictures := _pictures(folder, measured=measured):
+        out.print(f"picture: {', '.join(map(str, pictures))}", soft_wrap=True)
+    for title, record in summary.missing_numbers.items():
+        style = "yellow" if record.status == "unsupported" else "red"
+        err.print(f"{record.status}: {title}: {record.reason}", style=style, soft_wrap=True)
+    if summary.left_out:
+        _say(_left_out(summary.left_out))
+    if summary.company:
+        _say(
+            f"{summary.company} of {len(summary.records)} measurements were taken while other processes used the "
+            "machine (≈ in tables; nothing is claimed of them): quieten it, then take them again with --retry"
+        )
     if summary.interrupted:
         err.print(
             f"interrupted: {len(summary.records)} measurements are kept, {summary.missing} are missing; "
@@ -173,9 +194,31 @@ def _after(folder: Path, summary: Any) -> None:
             soft_wrap=True,
         )
         raise typer.Exit(130)
-    if summary.failed:
-        err.print(f"{len(summary.failed)} of {len(summary.records)} measurements have no number", style="red")
+    wanted = summary.missing_numbers if strict else summary.failed
+    if wanted:
+        err.print(f"{len(wanted)} of {len(summary.records)} measurements have no number", style="red")
         raise typer.Exit(1)
+
+
+def _pictures(folder: Path, *, measured: bool) -> list[Path]:
+    """The main picture of each task, drawn where something new was measured; what cannot be drawn is said, no more."""
+    if not measured:
+        return sorted(path for path in folder.glob("*.png") if path.stem in {"segmentation", "detection"})
+    from bench.report.figure import figures
+
+    try:
+        return figures(folder)
+    except UserError as error:
+        _say(str(error))
+        return []
+
+
+def _left_out(combinations: dict[str, int]) -> str:
+    """One line on what the matrix crossed and cannot be had."""
+    shown = list(combinations)[:LEFT_OUT]
+    more = f" and {len(combinations) - LEFT_OUT} more" if len(combinations) > LEFT_OUT else ""
+    count = sum(combinations.values())
+    return f"left out, for the matrix alone crossed what cannot be had ({count} measurements): {', '.join(shown)}{more}"
 
 
 def _dry_run(plan: Any, *, as_json: bool) -> None:

@@ -1,6 +1,8 @@
 """Live progress of a run: a bar with the time left and a line for each running cell; plain lines without a terminal."""
 
 import time
+from collections.abc import Collection
+from pathlib import Path
 from typing import Self
 
 from rich.console import Console, Group
@@ -12,16 +14,30 @@ from bench import run
 from bench.launchers.contract import Event, Finished, Job, Started
 from bench.launchers.contract import Progress as Step
 from bench.plan.measure import measures
+from bench.report.rows import Table, gather
+from bench.report.tables import summary_table
+from bench.store.record import Record
 
 REFRESH_HZ = 4
+LOOK_S = 5.0
+"""Seconds between two looks at the table of what is known so far."""
 
 
 class Display:
-    """A context manager whose ``show`` takes the events of a run."""
+    """A context manager whose ``show`` takes the events of a run, and ``look`` the records that there are by then.
 
-    def __init__(self, plan: run.Plan, console: Console) -> None:
+    Args:
+        plan: of the run.
+        console: where it is shown.
+        folder: of the machine's results, whose name stands in tables.
+    """
+
+    def __init__(self, plan: run.Plan, console: Console, folder: Path) -> None:
         self.plan = plan
         self.console = console
+        self.folder = folder
+        self.tables: list[Table] = []
+        self.looked = 0.0
         self.total = len(plan.todo)
         self.finished: list[Finished] = []
         self.guessed = 0.0
@@ -48,7 +64,8 @@ class Display:
 
     def __rich__(self) -> Group:
         lines = [Text("  " + self._line(one), no_wrap=True, overflow="ellipsis") for one in self.running.values()]
-        return Group(self.bar, *lines)
+        # Where the terminal is low, it is the table that is cut.
+        return Group(self.bar, *lines, *(summary_table(table) for table in self.tables))
 
     def _line(self, one: tuple[Job, str, int, int, float]) -> str:
         job, stage, done, total, since = one
@@ -63,8 +80,7 @@ class Display:
             key: (now - since, done / total if stage == "training" and total else 0.0)
             for key, (_, stage, done, total, since) in self.running.items()
         }
-        seconds = run.seconds_left(self.plan, self.finished, running)
-        return f"about {seconds / 60:.0f} min left" if seconds > 90 else f"about {seconds:.0f} s left"
+        return f"{run.duration(run.seconds_left(self.plan, self.finished, running))} left"
 
     def show(self, event: Event) -> None:
         """Take one event."""
@@ -82,8 +98,22 @@ class Display:
             self.guessed = time.monotonic()
             self.bar.update(self.task, completed=len(self.finished), left=self.left())
 
+    def look(self, records: Collection[Record]) -> None:
+        """Show what is known so far: in a terminal above the bar, now and then; else once, when all families are in."""
+        if self.console.is_terminal and time.monotonic() - self.looked < LOOK_S:
+            return
+        if not self.console.is_terminal and (self.looked or len(self.finished) == self.total):
+            return
+        self.looked = time.monotonic()
+        here = self.plan.environment
+        # Earlier records may be of another state of the code.
+        described = {record.environment: here for record in records}
+        self.tables = list(gather(self.folder, records, described).tables)
+        if not self.console.is_terminal:
+            self.console.print(Text("so far:"), *(summary_table(table) for table in self.tables), sep="\n")
+
     def _ended(self, event: Finished) -> None:
-        if event.status == "ok" and self.console.is_terminal:
+        if (event.status == "ok" and self.console.is_terminal) or self.plan.only_crossed(event):
             return
         text = f"[{len(self.finished)}/{self.total}] {event.job.title()}: "
         text += _headline(event) if event.status == "ok" else f"{event.status}: {event.reason}"

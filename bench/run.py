@@ -1,32 +1,36 @@
 """``densebench run``: a matrix becomes records; what the store already has is not measured again."""
 
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 from bench import catalogue
+from bench.launchers._order import first_look
 from bench.launchers.contract import Event, Finished, Job, Settings, anchor_digest
 from bench.plan import dataset, recipe, weights
 from bench.plan.cell import FIELDS, IN_TITLE, Cell
 from bench.plan.environment import Environment, as_json, cache_folder
 from bench.plan.matrix import Matrix
-from bench.plan.measure import Measure, measures
-from bench.store.record import SETTLED, Record, question
-from bench.store.store import Store
+from bench.plan.measure import CANNOT, CROSSED, Measure, measures
+from bench.store.record import SETTLED, Record, better, question
+from bench.store.store import Store, Writer
 
 
 @dataclass(frozen=True)
 class Planned:
     """One measurement of a plan.
 
-    done: the record that already answers it; None: to be measured. refused: why it cannot be measured at all.
+    done: the record that already answers it; None: to be measured. refused: why it cannot be measured at all. chosen:
+    see `bench.plan.matrix.Ask`.
     """
 
     job: Job
     done: Record | None
     refused: str
+    chosen: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -36,11 +40,21 @@ class Plan:
     cells: int
     planned: tuple[Planned, ...]
     environment: Environment
+    matrix: str = ""
 
     @property
     def todo(self) -> list[Planned]:
         """What is still to be measured."""
         return [planned for planned in self.planned if planned.done is None]
+
+    def only_crossed(self, event: Finished) -> bool:
+        """Whether an event says that values do not go together which the matrix crossed and nobody chose."""
+        cannot = event.values.get(CANNOT)
+        return isinstance(cannot, str) and not self._chosen[event.job.key] & set(cannot.split(","))
+
+    @cached_property
+    def _chosen(self) -> Mapping[str, frozenset[str]]:
+        return {planned.job.key: planned.chosen for planned in self.planned}
 
 
 @dataclass(frozen=True)
@@ -52,12 +66,36 @@ class Summary:
     interrupted: bool = False
 
     @property
+    def missing_numbers(self) -> dict[str, Record]:
+        """Title of the measurement -> its record, for those that were asked for and hold no number."""
+        found = self.records.items()
+        return {title: record for title, record in found if record.status != "ok" and not record.crossed}
+
+    @property
     def failed(self) -> dict[str, Record]:
-        """Title of the measurement -> its record, for those that hold no number."""
-        return {title: record for title, record in self.records.items() if record.status != "ok"}
+        """Those of `missing_numbers` that another run or machine might have: all that is not `unsupported`."""
+        return {title: one for title, one in self.missing_numbers.items() if one.status != "unsupported"}
+
+    @property
+    def left_out(self) -> dict[str, int]:
+        """What the matrix crossed and cannot be had ("vit_pico with patch 5") -> number of measurements."""
+        return dict(Counter(_combination(record) for record in self.records.values() if record.crossed))
+
+    @property
+    def company(self) -> int:
+        """How many figures were taken in company."""
+        return sum(bool(record.company) for record in self.records.values())
 
 
-def plan(matrix: Matrix, environment: Environment, store: Store, roots: dataset.Roots, *, retry: bool = False) -> Plan:
+def plan(
+    matrix: Matrix,
+    environment: Environment,
+    store: Store,
+    roots: dataset.Roots,
+    *,
+    retry: bool = False,
+    alone: bool = False,
+) -> Plan:
     """What a matrix asks, less what the store answers.
 
     Args:
@@ -65,7 +103,8 @@ def plan(matrix: Matrix, environment: Environment, store: Store, roots: dataset.
         environment: this machine; only records of a comparable one count as answers.
         store: the machine's records.
         roots: where data sets lie.
-        retry: measure again what could not be measured before.
+        retry: measure again what could not be measured before, or only in company.
+        alone: a figure that was taken in company is no answer.
 
     Raises:
         UserError: a data set cannot be found or is broken, or the store cannot be read.
@@ -73,28 +112,40 @@ def plan(matrix: Matrix, environment: Environment, store: Store, roots: dataset.
     answers = _answers(store, environment)
     cells: set[Cell] = set()
     planned: dict[str, Planned] = {}
-    for asked, names in matrix.cells(environment):
-        name, root = roots.resolve(asked.dataset)
-        cell = replace(asked, dataset=name)
+    for ask in matrix.asks(environment):
+        name, root = roots.resolve(ask.cell.dataset)
+        cell = replace(ask.cell, dataset=name)
         cells.add(cell)
         head = catalogue.get("heads", cell.head).facts
         task = head["task"]
         refused = _checked(name, task, root)
         if not refused and head.get("masks", False):
             refused = dataset.no_masks(catalogue.dataset(name))
-        for measure in _with_needed(names):
+        for measure in _with_needed(ask.measures):
             fields = cell.part(measure.fields)
             key = question(measure.name, measure.version, fields, _inputs(cell, measure.fields, task))
-            if key in planned:
+            if (before := planned.get(key)) is not None:
+                planned[key] = replace(before, chosen=before.chosen | ask.chosen)
                 continue
             done = answers.get(key)
-            if done is not None and (done.status not in SETTLED or (retry and done.status != "ok")):
+            if done is not None and (
+                done.status not in SETTLED or (retry and done.status != "ok") or ((retry or alone) and done.company)
+            ):
                 done = None
             # What is of the machine alone does not care for the cell that it came with.
-            planned[key] = Planned(Job(measure, cell, root, key), done, refused if "dataset" in measure.fields else "")
+            why = refused if "dataset" in measure.fields else ""
+            planned[key] = Planned(Job(measure, cell, root, key), done, why, ask.chosen)
     vary = varying(cells)
-    named = tuple(replace(one, job=replace(one.job, vary=vary)) for one in planned.values())
-    return Plan(len(cells), named, environment)
+    named = tuple(_asked(replace(one, job=replace(one.job, vary=vary))) for one in planned.values())
+    return Plan(len(cells), named, environment, matrix.name)
+
+
+def _asked(planned: Planned) -> Planned:
+    """What was left out of another matrix, but is asked for in this one, is a row of its own."""
+    done = planned.done
+    if done is not None and done.crossed and planned.chosen & set(str(done.values.get(CANNOT, "")).split(",")):
+        return replace(planned, done=None)
+    return planned
 
 
 def varying(cells: Collection[Cell]) -> tuple[str, ...]:
@@ -110,47 +161,72 @@ def run(
     launcher: str,
     show: Callable[[Event], None],
     say: Callable[[str], None],
+    look: Callable[[Collection[Record]], None] = lambda _: None,
 ) -> Summary:
     """Measure what the plan still wants; every result is on the disk before the next event.
 
-    ``show`` sees every event, ``say`` a sentence for the user now and then. An interrupt ends the workers, keeps what
-    was measured and returns a summary that says so.
+    ``show`` sees every event, ``say`` a sentence for the user now and then, and ``look`` what is known: once the
+    cheapest model of every family has been measured (`bench.launchers._order`), then after every further result. An
+    interrupt ends the workers, keeps what was measured and returns a summary that says so.
 
     Raises:
         UserError: the store cannot be written to, or another run holds it.
     """
-    latest = {planned.job.key: planned.done for planned in plan.planned if planned.done is not None}
     interrupted = False
     with store.writing() as writer:
         for note in writer.repaired:
             say(note)
         if plan.environment.id not in store.environments():
             writer.environment(as_json(plan.environment))
-
-        def keep(event: Finished) -> None:
-            record = _storable(event, plan.environment)
-            writer.record(record)
-            latest[event.job.key] = record
-
+        ledger = _Ledger(plan, writer)
         try:
-            for planned in plan.todo:
-                if planned.refused:
-                    event = Finished(planned.job, "unsupported", planned.refused, "", 0.0)
-                    keep(event)
-                    show(event)
-            jobs = [planned.job for planned in plan.todo if not planned.refused]
-            if jobs:
-                settings = replace(settings, anchors=_anchors(jobs, _answers(store, plan.environment)))
-                with closing(catalogue.get("launchers", launcher).load().launch(jobs, settings)) as events:
+            looking = False
+            for jobs in _phases(plan, ledger, show):
+                anchored = replace(settings, anchors=_anchors(jobs, _answers(store, plan.environment)))
+                with closing(catalogue.get("launchers", launcher).load().launch(jobs, anchored)) as events:
                     for event in events:
                         if isinstance(event, Finished):
-                            keep(event)
+                            ledger.keep(event)
                         show(event)
+                        if looking and isinstance(event, Finished):
+                            look(ledger.latest.values())
+                looking = True
+                look(ledger.latest.values())
         except KeyboardInterrupt:
             interrupted = True
     titles = {planned.job.key: planned.job.title() for planned in plan.planned}
-    records = {titles[key]: record for key, record in latest.items()}
-    return Summary(records, len(plan.planned) - len(latest), interrupted)
+    records = {titles[key]: record for key, record in ledger.latest.items()}
+    return Summary(records, len(plan.planned) - len(ledger.latest), interrupted)
+
+
+class _Ledger:
+    """The last record of every measurement of a plan: those that were there, and those that are written now."""
+
+    def __init__(self, plan: Plan, writer: Writer) -> None:
+        self.plan = plan
+        self.writer = writer
+        self.latest = {planned.job.key: planned.done for planned in plan.planned if planned.done is not None}
+
+    def keep(self, event: Finished) -> None:
+        """Write the record of an event; one of what the matrix alone had crossed says so."""
+        if self.plan.only_crossed(event):
+            event = replace(event, values={**event.values, CROSSED: self.plan.matrix})
+        record = _storable(event, self.plan.environment)
+        self.writer.record(record)
+        self.latest[event.job.key] = record
+
+
+def _phases(plan: Plan, ledger: _Ledger, show: Callable[[Event], None]) -> Iterator[list[Job]]:
+    """What is refused is settled at once; then the jobs of a first look, then the others."""
+    for planned in plan.todo:
+        if planned.refused:
+            event = Finished(planned.job, "unsupported", planned.refused, "", 0.0, {CANNOT: "task"})
+            ledger.keep(event)
+            show(event)
+    jobs = [planned.job for planned in plan.todo if not planned.refused]
+    first = first_look(jobs)
+    taken = {job.key for job in first}
+    yield from filter(None, (first, [job for job in jobs if job.key not in taken]))
 
 
 def _with_needed(names: Iterable[str]) -> list[Measure]:
@@ -169,8 +245,7 @@ def _answers(store: Store, environment: Environment) -> dict[str, Record]:
         if known.get(record.environment) != environment.comparable:
             continue
         before = answers.get(record.key)
-        # A later failure (of --retry, say) does not take away a number.
-        if before is None or before.status not in SETTLED or record.status in SETTLED:
+        if before is None or better(record, before):
             answers[record.key] = record
     return answers
 
@@ -206,6 +281,17 @@ def _anchors(jobs: Iterable[Job], answers: Mapping[str, Record]) -> dict[tuple[s
 
 
 _CHECKED: dict[tuple[str, str, Path | None], str] = {}
+
+
+def _combination(record: Record) -> str:
+    """What does not go together, in words."""
+    fields = record.fields
+    size = f"{fields.get('height')}x{fields.get('width')} px"
+    words = {"patch": f"patch {fields.get('patch')}", "resolution": size, "head": f"head {fields.get('head')}"}
+    axes = str(record.values[CANNOT]).split(",")
+    return f"{fields.get('backbone')} with " + " and ".join(
+        words.get(axis, f"{axis} {fields.get(axis)}") for axis in axes
+    )
 
 
 def _checked(name: str, task: str, root: Path | None) -> str:
@@ -314,6 +400,11 @@ def seconds_left(plan: Plan, finished: Iterable[Finished], running: Mapping[str,
         else:
             shared += left
     return alone + shared / plan.environment.cores
+
+
+def duration(seconds: float) -> str:
+    """About how long, in words."""
+    return f"about {seconds / 60:.0f} min" if seconds > 90 else f"about {seconds:.0f} s"
 
 
 def _alike(job: Job) -> tuple[str, str]:

@@ -18,7 +18,7 @@ from bench import catalogue
 from bench.errors import UserError
 from bench.launchers.contract import Job, Settings
 from bench.plan.case import resolve
-from bench.plan.measure import Context, Invalid, Outcome, Turn
+from bench.plan.measure import CANNOT, Context, Invalid, Outcome, Turn
 
 _OUT = ("can't allocate memory", "not enough memory", "out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
 """How torch's CPU allocator, the CUDA driver and cuBLAS say it in a bare RuntimeError."""
@@ -64,7 +64,8 @@ def _measure(  # noqa: PLR0911 - one line a status
         module = import_module(catalogue.get("measures", job.measure.name).module)
         outcome = module.measure(job.cell, context)
     except Unsupported as error:
-        return _failed("unsupported", str(error))
+        failed = _failed("unsupported", str(error))
+        return {**failed, "values": {CANNOT: ",".join(error.axes)}} if error.axes else failed
     except Invalid as error:
         failed = _failed("invalid", str(error))
         return failed if error.outcome is None else {**failed, **_found(error.outcome)}

@@ -1,5 +1,7 @@
 """From names to a ready model: the one place where a backbone meets a head."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Literal
 
 import torch
@@ -91,7 +93,8 @@ def _build(
     height, width = size  # from a list as well as from a tuple
 
     def encoder(size: tuple[int, int]) -> Backbone:
-        return entry.load().build(entry.name, patch=patch, size=size, attention=attention, window=window)
+        with _of("patch", "resolution"):
+            return entry.load().build(entry.name, patch=patch, size=size, attention=attention, window=window)
 
     try:
         body = encoder((height, width))
@@ -101,10 +104,22 @@ def _build(
             raise
         body = encoder(min(larger))
     if weights != naming.RANDOM:
-        _start(body, entry, weights, resample, window)
-    body.expose(reads(body.levels, head.facts.get("reads", "all")))
-    top: Head = head.load().build(head.name, levels=body.levels, classes=classes)
-    return Model(body, top, (height, width))
+        with _of("weights"):
+            _start(body, entry, weights, resample, window)
+    with _of("head"):
+        body.expose(reads(body.levels, head.facts.get("reads", "all")))
+        top: Head = head.load().build(head.name, levels=body.levels, classes=classes)
+        return Model(body, top, (height, width))
+
+
+@contextmanager
+def _of(*axes: str) -> Iterator[None]:
+    """What is refused within it is for the values of these axes, unless it says itself for which."""
+    try:
+        yield
+    except Unsupported as error:
+        error.axes = error.axes or axes
+        raise
 
 
 def _text(weights: str | WeightsEnum, entry: Entry) -> str:

@@ -52,12 +52,26 @@ AXES = (*_REQUIRED, *_DEFAULTS, "measure")
 
 
 @dataclass(frozen=True)
+class Ask:
+    """A cell of a matrix.
+
+    measures: to take on it. chosen: axes whose values were meant for this backbone: named on the command line, or the
+    only one in a block of one backbone. Others were crossed with it, whether it can have them or not.
+    """
+
+    cell: Cell
+    measures: tuple[str, ...]
+    chosen: frozenset[str]
+
+
+@dataclass(frozen=True)
 class Matrix:
-    """The blocks of a matrix file, each a full dict of axis -> values."""
+    """The blocks of a matrix file, each a full dict of axis -> values; ``named``: axes that the user set instead."""
 
     name: str
     question: str
     blocks: tuple[Mapping[str, Sequence[Any]], ...]
+    named: frozenset[str] = frozenset()
 
     def override(self, axes: Mapping[str, Sequence[Any]]) -> "Matrix":
         """The same question with other values on some axes, in every block.
@@ -75,12 +89,17 @@ class Matrix:
             kept = [{**b, "measure": [m for m in b["measure"] if m in chosen]} for b in blocks]
             kept = [block for block in kept if block["measure"]]
             blocks = kept or [{**block, "measure": chosen} for block in blocks]
-        return Matrix(self.name, self.question, tuple(blocks))
+        return Matrix(self.name, self.question, tuple(blocks), self.named | wanted.keys())
 
     def cells(self, environment: Environment) -> Iterator[tuple[Cell, tuple[str, ...]]]:
         """Every cell with the measures to take on it, no choice left open; a cell may come several times."""
+        return ((ask.cell, ask.measures) for ask in self.asks(environment))
+
+    def asks(self, environment: Environment) -> Iterator[Ask]:
+        """Every cell as it was asked for, no choice left open; a cell may come several times."""
         axes = [axis for axis in AXES if axis != "measure"]
         for block in self.blocks:
+            chosen = self._chosen(block)
             for values in itertools.product(*(block[axis] for axis in axes)):
                 choice = dict(zip(axes, values, strict=True))
                 height, width = choice.pop("resolution")
@@ -89,7 +108,14 @@ class Matrix:
                 if choice["device"] == "auto":
                     choice["device"] = "cuda" if environment.gpus else "cpu"
                 choice["threads"] = choice["threads"] or environment.cores
-                yield Cell(height=height, width=width, **choice), tuple(block["measure"])
+                yield Ask(Cell(height=height, width=width, **choice), tuple(block["measure"]), chosen)
+
+    def _chosen(self, block: Mapping[str, Sequence[Any]]) -> frozenset[str]:
+        """The axes whose values somebody chose for the backbones of a block, and did not only cross with them."""
+        one = len(block["backbone"]) == 1 and "backbone" not in self.named
+        chosen = self.named | {axis for axis, values in block.items() if one and len(values) == 1}
+        # Which labels a data set has to have is the head's choice.
+        return chosen | {"task"} if "head" in chosen else chosen
 
 
 def names() -> list[str]:

@@ -43,6 +43,14 @@ SETS: Mapping[str, tuple[str, ...]] = {
 
 Value = float | int | str | None | dict[str, float | None]
 
+COMPANY = "company"
+"""Key of a value beside the columns: why the figures were taken in company (a sentence). Nothing is claimed of them."""
+CANNOT, CROSSED = "cannot", "crossed"
+"""Keys of an unsupported cell's values: the axes (comma-separated) that do not go with its backbone ("task": that its
+data set has no labels for), and the matrix that crossed them where nobody asked for just that."""
+TIMED = frozenset({"ms", "s", "µs", "1/s", "J", "W", "TFLOP/s", "GB/s"})
+"""Units of the figures that company changes."""
+
 
 @dataclass(frozen=True)
 class Column:
@@ -103,13 +111,14 @@ class Precision:
 
     target: half of the 95 % confidence interval of the median, as a share of the median.
     budget_s: seconds of timing after which it ends without.
-    alone: whether a round beside other busy processes is taken again, and a cell that never had the machine to itself
-        is `invalid`; otherwise such rounds are only counted.
+    company: what becomes of rounds in which other processes used the machine, too. "avoid": they are taken again for a
+        while, and count only where too few others can be had; "refuse": then the cell is `invalid`; "allow": they are
+        not waited out. A figure that they count in says so, see `COMPANY`.
     """
 
     target: float = 0.01
     budget_s: float = 1.5
-    alone: bool = True
+    company: Literal["avoid", "refuse", "allow"] = "avoid"
 
 
 @dataclass(frozen=True)

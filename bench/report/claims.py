@@ -4,6 +4,7 @@ Two cells of one session were timed in the same rounds: their ratio is the media
 it is a difference when its 95 % confidence interval excludes 1 and it is further from 1 than the session's noise floor
 (a cell measured as two). Cells of different sessions are compared through the *anchor*, one cell that was timed in the
 rounds of both: each is set against the anchor of its own session, so that what the machine drifted in between cancels.
+Of a figure that was taken in company nothing is claimed.
 Sessions without a common anchor have nothing that ties them together; there, and where no noise floor is known, a
 difference is claimed only beyond `UNLINKED`.
 """
@@ -43,6 +44,8 @@ def claim(measure: Measure, first: Record, second: Record, series: str = "") -> 
         second: what it is set against.
         series: which samples; "": those that the measure is interleaved for.
     """
+    if first.company or second.company:
+        return Claim(None, None, different=False)
     series = series or measure.interleaved
     floors = [record.values.get(measure.floor) for record in (first, second)]
     known = [floor / 100 for floor in floors if isinstance(floor, int | float)]

@@ -7,7 +7,7 @@ or in value, than may be claimed: it may belong there. Claims about values follo
 about interleaved costs the noise floor of their session (`bench.report.claims`); any other cost is taken as exact.
 
 Costs are ranked, cheapest first: going down, a row joins the tie group of that group's cheapest while nothing may be
-claimed between the two.
+claimed between the two. A figure that was taken in company has no rank, is on no front and keeps nothing off it.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -21,7 +21,7 @@ from bench.plan.cell import FIELDS
 from bench.plan.measure import Column, Measure
 from bench.report.claims import claim
 from bench.report.rows import Part, Row, Table, columns, folders, headline, noise, order, rank, read
-from bench.report.tables import IDENTITY, OTHERS, choices, grid, label, number
+from bench.report.tables import COMPANY_NOTE, IDENTITY, OTHERS, choices, grid, label, number
 from bench.stats.ranking import Noise, Rank, Stat
 
 if TYPE_CHECKING:
@@ -37,14 +37,15 @@ class Point:
     """One row: its fields, its cost and value, and where it stands.
 
     rank: by value, within the group. cost_rank: by cost, likewise. pareto: on the front. near: off it by less than may
-    be claimed. margin_pct: half of the 95 % confidence interval of the cost; None where it has none.
+    be claimed. margin_pct: half of the 95 % confidence interval of the cost; None where it has none. A cost or value
+    that was taken in company has no rank (None).
     """
 
     fields: Mapping[str, Any]
     cost: Stat
     value: Stat
-    rank: Rank
-    cost_rank: Rank
+    rank: Rank | None
+    cost_rank: Rank | None
     pareto: bool
     near: bool
     margin_pct: float | None = None
@@ -99,15 +100,16 @@ class Comparison:
                         "fields": dict(point.fields),
                         "cost": point.cost.mean,
                         "cost_margin_pct": point.margin_pct,
-                        "cost_rank": point.cost_rank.place,
-                        "cost_tied": point.cost_rank.tied,
+                        "cost_rank": point.cost_rank and point.cost_rank.place,
+                        "cost_tied": point.cost_rank and point.cost_rank.tied,
+                        "cost_in_company": point.cost.company,
                         "value": point.value.mean,
                         "sd": point.value.sd,
                         "n": point.value.n,
                         "pareto": point.pareto,
                         "near": point.near,
-                        "rank": point.rank.place,
-                        "tied": point.rank.tied,
+                        "rank": point.rank and point.rank.place,
+                        "tied": point.rank and point.rank.tied,
                     }
                     for point in section.points
                 ],
@@ -248,7 +250,8 @@ def _points(
         ranks = _claimed_ranks([parts[1] for parts in best_first], value_measure, value_name)
     else:
         ranks = rank(stats, value_column, spread)
-    front = pareto([coordinates(parts) for parts in ordered])
+    quiet = [parts for parts in ordered if not any(part.company for part in parts)]
+    front = {parts for parts, best in zip(quiet, pareto([coordinates(parts) for parts in quiet]), strict=True) if best}
     costs = _claimed_ranks([parts[0] for parts in ordered], cost_measure, cost_name)
 
     def beats(one: tuple[Part, Part], other: tuple[Part, Part]) -> bool:
@@ -262,9 +265,10 @@ def _points(
         return worth - other_worth > noise
 
     points = []
-    for parts, optimal in zip(ordered, front, strict=True):
+    for parts in ordered:
+        optimal = parts in front
         known = spread is not None or timed_value or bool(_series(cost_measure, cost_name))
-        near = not optimal and known and not any(beats(other, parts) for other in ordered)
+        near = not optimal and known and parts in quiet and not any(beats(other, parts) for other in quiet)
         stat = stats[parts[1]]
         margin = parts[0].values.get(cost_measure.interleaved.removesuffix("_ms") + "_ci_pct")
         points.append(
@@ -272,8 +276,8 @@ def _points(
                 group[parts],
                 parts[0].values[cost_name],
                 stat,
-                ranks[parts[1]],
-                costs[parts[0]],
+                ranks.get(parts[1]),
+                costs.get(parts[0]),
                 optimal,
                 near,
                 margin.mean if margin and _series(cost_measure, cost_name) == cost_measure.interleaved else None,
@@ -300,9 +304,11 @@ def _differ(measure: Measure, column: str, one: Part, other: Part) -> bool:
 
 
 def _claimed_ranks(parts: Sequence[Part], measure: Measure, column: str) -> dict[Part, Rank]:
-    """Ranks by what may be claimed; ``parts`` are in order, best first."""
+    """Ranks by what may be claimed; ``parts`` are in order, best first. Nothing may be of those in company."""
     groups: list[list[Part]] = []
     for part in dict.fromkeys(parts):
+        if part.values[column].company:
+            continue
         if groups and not _differ(measure, column, groups[-1][0], part):
             groups[-1].append(part)
         else:
@@ -383,9 +389,9 @@ def _render(section: Section, by: Sequence[str]) -> Iterable[Any]:
             [
                 *choices(point.fields, shown),
                 number(point.cost, section.cost) + ("" if point.margin_pct is None else f" ± {point.margin_pct:.1f} %"),
-                str(point.cost_rank),
+                str(point.cost_rank or ""),
                 number(point.value, section.value, spread=True),
-                str(point.rank),
+                str(point.rank or ""),
                 "*" if point.pareto else "~" if point.near else "",
             ]
             for point in section.points
@@ -420,6 +426,8 @@ def _legend(section: Section) -> str:
         legend.append(f"equal ranks: within seed noise{where} ({least})")
     if known or section.floors:
         legend.append("~ every row that beats it does so by less than may be claimed")
+    if any(point.cost.company or point.value.company for point in section.points):
+        legend.append(COMPANY_NOTE)
     if not known:
         legend.append("seed noise is unknown: small differences may be chance")
     return "\n".join(legend)

@@ -108,12 +108,15 @@ def _panel(axes: "Axes", section: Section, colours: dict[str, str], markers: dic
     axes.plot(xs, ys, drawstyle="steps-post", color="#888888", linewidth=1.2, zorder=1)
     for point in section.points:
         colour = colours[family(point)]
+        company = point.cost.company
         axes.errorbar(
             point.cost.mean,
             point.value.mean,
             yerr=point.value.sd,
+            xerr=point.cost.mean * point.margin_pct / 100 if company and point.margin_pct else None,
             fmt=markers[str(point.fields.get("head", ""))],
             color=colour,
+            alpha=0.45 if company else 1,
             markerfacecolor=colour if point.pareto else "white",
             markersize=8,
             elinewidth=1,
@@ -144,6 +147,19 @@ def _legend(axes: "Axes", section: Section, colours: dict[str, str], markers: di
         for name in heads
     ]
     entries.append(Line2D([], [], color="#888888", label="Pareto front (filled)"))
+    if any(point.cost.company for point in section.points):
+        entries.append(
+            Line2D(
+                [],
+                [],
+                color="#888888",
+                marker="o",
+                linestyle="-",
+                alpha=0.45,
+                markerfacecolor="white",
+                label="taken in company",
+            )
+        )
     axes.legend(handles=entries, loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, fontsize=9)
 
 

@@ -15,9 +15,9 @@ def load(results: Path | str) -> pd.DataFrame:
     """One line for each row and seed, over all machines under a results folder (or of one machine's folder).
 
     Columns: ``machine``, ``environment`` (id of what is comparable), ``task``, every field of Cell, every column of
-    every measure (``column[class]`` for a number a class), then ``status_<measure>`` and ``reason_<measure>``. What is
-    unknown is missing (NA, NaN or None), never 0. A measure that does not depend on the seed says the same on every
-    line of a row.
+    every measure (``column[class]`` for a number a class), then ``status_<measure>``, ``reason_<measure>`` and, where
+    other processes used the machine meanwhile, ``company_<measure>`` with the reason. What is unknown is missing (NA,
+    NaN or None), never 0. A measure that does not depend on the seed says the same on every line of a row.
 
     ``attrs``: ``units`` (column -> unit), ``environments`` (id -> text), ``left_out`` (machine -> reason -> records).
 
@@ -62,6 +62,8 @@ def _lines(row: Row) -> Iterator[dict[str, Any]]:
                 if record.status == "ok":
                     line |= dict(numbers(record))
                 line |= {f"status_{name}": record.status, f"reason_{name}": record.reason}
+                if record.company:
+                    line[f"company_{name}"] = record.company
         known = row.values  # noqa: PD011 - no data frame
         line |= {column.name: known[column.name].mean for column in DERIVED.columns if column.name in known}
         yield line

@@ -13,7 +13,7 @@ be claimed of the means.
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import permutations
 from operator import itemgetter
@@ -24,10 +24,10 @@ from bench import catalogue
 from bench.errors import UserError
 from bench.plan.cell import FIELDS
 from bench.plan.environment import Environment
-from bench.plan.measure import Column, Measure, measures
+from bench.plan.measure import TIMED, Column, Measure, measures
 from bench.report.roofline import Roofline, roofline
 from bench.stats.ranking import Noise, Rank, Stat, pooled, ranked, stat
-from bench.store.record import SETTLED, STATUSES, Record
+from bench.store.record import STATUSES, Record, better
 from bench.store.store import ENVIRONMENTS, RECORDS, Store
 
 DERIVED = Measure(
@@ -52,6 +52,7 @@ _LIMITING = ("gmacs", "latency_ms", "traffic_mib", "operations", "peak_tflops", 
 _OLD = "of an older version of their measure"
 _GONE = "of a measure that is no longer there"
 _HEADLESS = "of a head that is no longer there, or of none"
+_CROSSED = "of a combination that a matrix crossed and that cannot be had"
 _EDITED = "from before a file that they name (a recipe) was edited"
 _SUPERSEDED = "superseded by another of the same measurement"
 
@@ -72,7 +73,13 @@ class Part:
             if record.status == "ok":
                 for name, number in numbers(record):
                     found[name].append(number)
-        return {name: stat(values) for name, values in found.items()}
+        timed = {column.name for column in measures()[self.measure].columns if column.unit in TIMED}
+        return {name: replace(stat(v), company=bool(self.company) and name in timed) for name, v in found.items()}
+
+    @property
+    def company(self) -> str:
+        """Why its figures count as taken in company, or ""."""
+        return next((record.company for record in self.records if record.company), "")
 
     @property
     def failures(self) -> list[Record]:
@@ -114,7 +121,8 @@ class Row:
             "traffic_pct": limits.traffic_pct,
             "launches_pct": limits.launches_pct,
         }
-        return found | {name: Stat(value, None, 1) for name, value in derived.items() if value is not None}
+        company = any(part.company for part in self.parts.values())
+        return found | {name: Stat(value, None, 1, company) for name, value in derived.items() if value is not None}
 
     @cached_property
     def limits(self) -> Roofline:
@@ -184,22 +192,29 @@ def read(folder: Path) -> Reading:
     """
     store = Store(folder)
     described = store.environments()
-    left_out: Counter[str] = Counter()
-    groups: dict[str, list[Record]] = defaultdict(list)
-    for record in store.records():
+    records = store.records()
+    for record in records:
         if record.environment not in described:
             raise UserError(
                 f"{folder / ENVIRONMENTS} does not describe environment '{record.environment}', "
                 f"which a record of {record.measure} in {RECORDS} names"
             )
+    return gather(folder, records, described)
+
+
+def gather(folder: Path, records: Iterable[Record], described: Mapping[str, Environment]) -> Reading:
+    """The rows of these records, whose environments are described, as if they were all of a machine's folder."""
+    left_out: Counter[str] = Counter()
+    groups: dict[str, list[Record]] = defaultdict(list)
+    for record in records:
         if reason := _unusable(record):
             left_out[reason] += 1
         else:
             groups[described[record.environment].comparable].append(record)
     tables: list[Table] = []
-    for records in groups.values():
-        environments = sorted((described[name] for name in {record.environment for record in records}), key=_by_id)
-        tables += _tables(folder.resolve().name, environments, _current(records, left_out), left_out)
+    for group in groups.values():
+        environments = sorted((described[name] for name in {record.environment for record in group}), key=_by_id)
+        tables += _tables(folder.resolve().name, environments, _current(group, left_out), left_out)
     tables.sort(key=lambda table: (table.environment.title(), table.environment.comparable, table.task, table.dataset))
     return Reading(folder, tuple(tables), dict(sorted(left_out.items())))
 
@@ -279,6 +294,8 @@ def _unusable(record: Record) -> str:
         return _GONE
     if record.version != measure.version or set(record.fields) != set(measure.fields):
         return _OLD
+    if record.crossed:
+        return _CROSSED
     return _HEADLESS if "head" in record.fields and _task(record.fields) is None else ""
 
 
@@ -294,7 +311,7 @@ def _files(record: Record) -> Iterator[tuple[tuple[Any, ...], str]]:
 
 
 def _current(records: Sequence[Record], left_out: Counter[str]) -> list[Record]:
-    """One record a question: the last settled one, else the last; of an edited file, its last state only."""
+    """One record a question, see `better`; of an edited file, its last state only."""
     digests = {file: text for record in records for file, text in _files(record)}
     kept: dict[str, Record] = {}
     for record in records:
@@ -305,7 +322,7 @@ def _current(records: Sequence[Record], left_out: Counter[str]) -> list[Record]:
         before = kept.get(key)
         if before is not None:
             left_out[_SUPERSEDED] += 1
-        if before is None or record.status in SETTLED or before.status not in SETTLED:
+        if before is None or better(record, before):
             kept[key] = record
     return list(kept.values())
 

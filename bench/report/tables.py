@@ -27,6 +27,13 @@ OTHERS = tuple(
 """The fields that are shown where they vary."""
 LEARNING = "learning.md"
 """The table of `bench.report.learning`, where there is something for it."""
+IN_COMPANY = "≈"
+"""Sign of a figure that was taken in company."""
+COMPANY_NOTE = (
+    f"{IN_COMPANY} taken while other processes used the machine, and so too slow: no claim is made of it, and its "
+    "interval goes from the fastest round, were it slowed down by all that the others took, to the slowest one"
+)
+NO_BREAK = "\N{NO-BREAK SPACE}"
 _LONGEST = 300
 _PLAIN = re.compile(r"[A-Za-z0-9.±() /%=-]{0,40}")
 
@@ -154,7 +161,10 @@ def label(column: Column) -> str:
 
 
 def number(stat: Stat | None, column: Column, *, spread: bool = False) -> str:
-    """Mean with the column's decimals; with ``spread`` also ``± sd (seeds)``. Unknown is empty."""
+    """Mean with the column's decimals; with ``spread`` also ``± sd (seeds)``. Unknown is empty.
+
+    `IN_COMPANY` stands before a figure that was taken while other processes used the machine.
+    """
     if stat is None:
         return ""
 
@@ -163,9 +173,10 @@ def number(stat: Stat | None, column: Column, *, spread: bool = False) -> str:
         # What is there never looks like nothing.
         return f"{value:.1g}" if value and not float(text) else text
 
+    sign = f"{IN_COMPANY}{NO_BREAK}" if stat.company else ""
     if not spread:
-        return rounded(stat.mean)
-    return f"{rounded(stat.mean)}{'' if stat.sd is None else f' ± {rounded(stat.sd)}'} ({stat.n})"
+        return sign + rounded(stat.mean)
+    return f"{sign}{rounded(stat.mean)}{'' if stat.sd is None else f' ± {rounded(stat.sd)}'} ({stat.n})"
 
 
 def choices(fields: Mapping[str, Any], names: Iterable[str]) -> list[str]:
@@ -311,6 +322,8 @@ def _notes(task: str, tables: Sequence[Table], left_out: Mapping[str, int]) -> s
     lines += [f"{name}, version {measures()[name].version}: {_text(measures()[name].doc)}" for name in sorted(present)]
     if any("mfu_pct" in row.values for table in tables for row in table.rows):
         lines.append(f"MFU, traffic and launches: {_text(DERIVED.doc)}")
+    if any(part.company for table in tables for row in table.rows for part in row.parts.values()):
+        lines.append(f"{COMPANY_NOTE}. `densebench run --retry` takes it again, `--alone` takes no other.")
     if left_out:
         counts = "; ".join(f"{count} {reason}" for reason, count in left_out.items())
         lines.append(f"Records of this machine that are in no table: {counts}.")
@@ -350,6 +363,8 @@ def _csv(tables: Sequence[Table]) -> str:
     head += [text for _, name in shown for text in (name, f"{name}_sd", f"{name}_n")]
     head.append("bound_by")
     head += [f"{kind}_{name}" for name in present for kind in ("status", "reason")]
+    beside = sorted({name for _, row in rows for name, part in row.parts.items() if part.company})
+    head += [f"company_{name}" for name in beside]
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow(head)
@@ -364,6 +379,7 @@ def _csv(tables: Sequence[Table]) -> str:
         for name in present:
             part = row.parts.get(name)
             line += [part.status, part.reason] if part else ["", ""]
+        line += [row.parts[name].company if name in row.parts else "" for name in beside]
         writer.writerow(line)
     return file.getvalue()
 
@@ -383,7 +399,10 @@ def _stated(fixed: Mapping[str, Any]) -> str:
 def _lines(head: Sequence[str], body: Iterable[Sequence[str]]) -> str:
     """A Markdown table: texts to the left, columns of numbers to the right."""
     rows = [[_text(text) for text in line] for line in body]
-    right = [all(not line[index] or line[index][0].isdigit() for line in rows) for index in range(len(head))]
+    right = [
+        all(not (text := line[index].lstrip(IN_COMPANY + NO_BREAK)) or text[0].isdigit() for line in rows)
+        for index in range(len(head))
+    ]
     lines = [[_text(text) for text in head], ["---:" if number else "---" for number in right], *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 

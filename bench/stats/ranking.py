@@ -18,11 +18,12 @@ _T95 = (12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26, 2.23)
 
 @dataclass(frozen=True)
 class Stat:
-    """Mean over seeds, sample standard deviation (None for one seed) and number of seeds."""
+    """Mean over seeds, sample standard deviation (None for one seed), number of seeds, and whether taken in company."""
 
     mean: float
     sd: float | None
     n: int
+    company: bool = False
 
 
 @dataclass(frozen=True)

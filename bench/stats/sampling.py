@@ -88,6 +88,19 @@ def interval(values: Sequence[float]) -> Interval:
     return Interval(median(ordered), ordered[out], ordered[-1 - out])
 
 
+def beside_others(values: Sequence[float], left: float) -> Interval:
+    """Median of values that were taken in company, with the interval in which the undisturbed one may be.
+
+    From the smallest value, were it slowed down by all that others took, to the largest one. It is no confidence
+    interval: rounds beside one steady neighbour agree with each other and are all too slow.
+
+    Args:
+        values: medians of rounds, at least one.
+        left: share of its slowest CPU that the others left, 0 to 1; 0 where it is not known.
+    """
+    return Interval(median(values), left * min(values), max(values))
+
+
 def by_round(samples: Sequence[float], rounds: Sequence[float]) -> dict[int, float]:
     """Round -> median of its samples.
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from bench.errors import UserError
 from bench.plan.cell import LATER
-from bench.plan.measure import Value, measures
+from bench.plan.measure import COMPANY, CROSSED, Value, measures
 
 STATUSES = ("ok", "oom", "unsupported", "invalid", "timeout", "error")
 SETTLED = frozenset({"ok", "oom", "unsupported", "invalid"})
@@ -48,9 +48,29 @@ class Record:
         """What makes two records answers to the same question (on one machine)."""
         return question(self.measure, self.version, self.fields, self.inputs)
 
+    @property
+    def company(self) -> str:
+        """Why its figures count as taken in company, or "": nothing is claimed of them then."""
+        return str(self.values.get(COMPANY, ""))
+
+    @property
+    def crossed(self) -> str:
+        """The matrix that crossed what cannot be had, where nobody asked for it in particular; else ""."""
+        return str(self.values.get(CROSSED, ""))
+
     def line(self) -> str:
         """As one line of JSON, with its line feed."""
         return json.dumps(asdict(self), separators=(",", ":"), allow_nan=False) + "\n"
+
+
+def better(later: Record, earlier: Record) -> bool:
+    """Whether the later of two answers to one question replaces the earlier one.
+
+    A failure (of --retry, say) does not take away a number, nor a figure in company one that was taken alone.
+    """
+    if earlier.status == "ok":
+        return later.status == "ok" and (not later.company or bool(earlier.company))
+    return later.status in SETTLED or earlier.status not in SETTLED
 
 
 def question(measure: str, version: int, fields: Mapping[str, Any], inputs: Mapping[str, str]) -> str:

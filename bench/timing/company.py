@@ -181,6 +181,21 @@ def disturbed(company: Company, cores: int, threads: int, device: str) -> str:
     return ""
 
 
+def left(company: Company, cores: int, threads: int, device: str) -> float:
+    """At least how much of its slowest CPU (or of the GPU) a round had to itself, 0 to 1; 0 where that is not known.
+
+    A team of threads waits for its slowest one, so all that others took may have been that one's CPU. A GPU is shared
+    out by time among the processes that compute on it. How much heat takes is not known.
+    """
+    if device != "cpu":
+        slowed = [reason for reason in company.throttled or () if reason != POWER_CAP]
+        return 0.0 if slowed else 1 / (1 + (company.gpu_processes or 0))
+    if company.throttled or company.others_cores is None:
+        return 0.0
+    taken = company.others_cores + (company.steal_cores or 0.0) - max(0, cores - threads)
+    return min(1.0, max(0.0, 1.0 - taken))
+
+
 def _jiffies(stat: Path, mine: list[int]) -> _Jiffies | None:
     """Busy and stolen time of the CPUs that this process may use."""
     try:

@@ -5,13 +5,13 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
 
 from bench.plan.cell import Cell
-from bench.plan.measure import Context, Invalid, Outcome, Turn, Value
-from bench.stats.sampling import Interval, enough, interval, quantile, rounds_of
+from bench.plan.measure import COMPANY, Context, Invalid, Outcome, Turn, Value
+from bench.stats.sampling import Interval, beside_others, enough, interval, quantile, rounds_of
 from bench.timing import company
 from bench.timing.clock import Call, Clock, calls_within, warm_up
 
@@ -34,7 +34,7 @@ after every round is sure to look narrow once."""
 WINDOW_S = 0.3
 """Company is counted over as many turns as take so long, others' turns included: the kernel counts in hundredths."""
 PATIENCE = 2.0
-"""Budgets after which a cell that has too few undisturbed rounds is given up as invalid."""
+"""Budgets after which a cell that has too few undisturbed rounds stops waiting for more."""
 
 
 TRIES = 3
@@ -71,6 +71,7 @@ class Rounds:
         self.index: dict[str, list[float]] = {f"{part}_ms": [] for part in (name, *parts)}
         self.taken = 0
         self.disturbed: dict[int, str] = {}
+        self.left = 1.0
         self.companies: list[company.Company] = []
         self.steady = False
         self.look = LEAST
@@ -149,9 +150,10 @@ class Rounds:
         seen = window.watch.stop(turn.cpu_s - window.cpu_s)
         self.companies.append(seen)
         if reason := company.disturbed(seen, self._cores, self.cell.threads, self._device[0]):
+            self.left = min(self.left, company.left(seen, self._cores, self.cell.threads, self._device[0]))
             for index in window.rounds:
                 self.disturbed[index] = reason
-                if self.context.precision.alone:
+                if self.context.precision.company != "allow":
                     medians.pop(index, None)
 
     def outcome(self, values: Mapping[str, Value], *, rate: str) -> Outcome:
@@ -161,25 +163,29 @@ class Rounds:
             values: further columns.
             rate: column of images a second.
 
+        Where too few rounds were undisturbed all of them count, and the interval is that of `beside_others`.
+
         Raises:
-            Invalid: too many rounds were disturbed; the samples go with it.
+            Invalid: too few rounds were undisturbed, and company is refused; the samples go with it.
         """
         samples = self.samples()
-        common = {
+        common: dict[str, Value] = {
             **values,
             f"{self.prefix}rounds": self.taken,
             f"{self.prefix}disturbed_rounds": len(self.disturbed),
             f"{self.prefix}unknown_company": ", ".join(self._unknown()),
         }
         kept = list(rounds_of(samples, f"{self.name}_ms").values())
-        if len(kept) < LEAST:
-            worst = max(self.disturbed.items())[1]
-            raise Invalid(
-                f"{len(self.disturbed)} of {self.taken} rounds were disturbed (the last: {worst}); "
-                "quieten the machine and use --retry, or time beside others with --allow-company",
-                Outcome(common, samples),
-            )
-        found = interval(kept)
+        if self._in_company():
+            reason = f"{len(self.disturbed)} of {self.taken} rounds were disturbed (the last: {self._last()})"
+            if not self._counts():
+                raise Invalid(
+                    f"{reason}; quieten the machine and use --retry, or leave out --alone", Outcome(common, samples)
+                )
+            common[COMPANY] = reason
+            found = beside_others(kept, self.left)
+        else:
+            found = interval(kept)
         return Outcome(
             {
                 **common,
@@ -192,7 +198,7 @@ class Rounds:
 
     def _main(self, found: Interval) -> dict[str, Value]:
         name, series = self.name, f"{self.name}_ms"
-        skipped = self.disturbed if self.context.precision.alone else {}
+        skipped = {} if self._in_company() else self.disturbed
         pairs = zip(self.series[series], self.index[series], strict=True)
         samples = [sample for sample, index in pairs if index not in skipped]
         return {
@@ -203,6 +209,18 @@ class Rounds:
             f"{name}_p90_ms": quantile(samples, 0.9),
             f"{name}_p99_ms": quantile(samples, 0.99),
         }
+
+    def _in_company(self) -> bool:
+        """Whether too few rounds were undisturbed, so that the others have to count."""
+        return len(set(self.index[f"{self.name}_ms"]) - self.disturbed.keys()) < LEAST
+
+    def _counts(self) -> bool:
+        """Whether a figure may be made of disturbed rounds."""
+        return self.context.precision.company != "refuse"
+
+    def _last(self) -> str:
+        """Why the last disturbed round was."""
+        return max(self.disturbed.items())[1]
 
     def _unknown(self) -> list[str]:
         """What the system does not tell of the company of this device's rounds."""
@@ -221,8 +239,8 @@ class Rounds:
         found = {name: [round(value, 4) for value in values] for name, values in self.series.items()}
         found |= {f"{name}_round": list(rounds) for name, rounds in self.index.items()}
         if self.disturbed:
-            # Those that do not count, or those that count nevertheless.
-            name = "disturbed_round" if self.context.precision.alone else "company_round"
+            # Those that count for want of others, or those that do not count.
+            name = "company_round" if self._in_company() and self._counts() else "disturbed_round"
             found[name] = [float(index) for index in self.disturbed]
         for name in ("others_cores", "steal_cores", "clock_mhz"):
             values = [getattr(one, name) for one in self.companies]
@@ -298,8 +316,10 @@ def _median(rounds: Mapping[int, float]) -> float | None:
 def undisturbed(take: Callable[[], Outcome], cell: Cell, context: Context) -> Outcome:
     """What ``take`` finds when the machine is its own, for a measure that takes no turns: tried `TRIES` times.
 
+    Where others disturbed every try, it is what the last one found, and says so.
+
     Raises:
-        Invalid: others disturbed every try; what the last one found goes with it.
+        Invalid: others disturbed every try, and company is refused; what the last one found goes with it.
     """
     kind, _, number = cell.device.partition(":")
     tries = 0
@@ -308,12 +328,11 @@ def undisturbed(take: Callable[[], Outcome], cell: Cell, context: Context) -> Ou
         watch.start()
         found = take()
         reason = company.disturbed(watch.stop(), len(os.sched_getaffinity(0)), cell.threads, kind)
-        if not reason or not context.precision.alone:
+        if not reason:
             return found
         tries += 1
-        if tries == TRIES:
-            raise Invalid(
-                f"each of {TRIES} tries was disturbed (the last: {reason}); quieten the machine and use --retry, or "
-                "measure beside others with --allow-company",
-                found,
-            )
+        if context.precision.company == "allow" or tries == TRIES:
+            reason = f"each of {tries} tries was disturbed (the last: {reason})"
+            if context.precision.company == "refuse":
+                raise Invalid(f"{reason}; quieten the machine and use --retry, or leave out --alone", found)
+            return replace(found, values={**found.values, COMPANY: reason})
