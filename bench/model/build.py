@@ -7,9 +7,11 @@ from typing import Literal
 import torch
 from torchvision.models import WeightsEnum, get_model_weights
 
+from backbones.checkpoint import WeightsError, read
 from backbones.contract import Attention, Backbone, Unsupported, Window
+from backbones.published import of_timm, of_torchvision
 from backbones.resample import Resampling
-from backbones.weights import WeightsError, load, of_timm, of_torchvision, read
+from backbones.weights import load
 from bench import catalogue
 from bench.catalogue import Entry
 from bench.errors import UserError
@@ -43,7 +45,8 @@ def build(
         classes: K of the head (for segmentation with the background, for detection without).
         weights: of the backbone. "random": initialised from torch's global generator, as the head always is;
             "pretrained", "pretrained:TAG" or a member of a torchvision enumeration: published ones, fetched once
-            unless they lie in the cache folder; or the path of a file. See `bench.plan.weights`, `backbones.weights`.
+            unless they lie in the cache folder; or the path of a file. See `bench.plan.weights`, `backbones.published`,
+            `backbones.weights`.
         resample: of pretrained patch kernels to another patch size, see `backbones.resample.patch_kernel`.
         attention: kernel, see `backbones.contract.Attention`.
         window: of windowed attention, see `backbones.contract.Window`.

@@ -9,6 +9,7 @@ from timm.layers.patch_embed import _compute_resize_matrix
 from torch.nn.functional import conv2d, cosine_similarity, interpolate
 
 from backbones import vit, weights
+from backbones.checkpoint import Checkpoint
 from backbones.resample import patch_kernel, position_map, positions, window_bias
 
 
@@ -212,7 +213,7 @@ def structured():
         name: t * 4 if name.endswith(("qkv.weight", "fc1.weight", "fc2.weight")) else t for name, t in state.items()
     }
     body.published.load_state_dict(state)
-    return weights.Checkpoint({name: tensor.clone() for name, tensor in state.items()}), body
+    return Checkpoint({name: tensor.clone() for name, tensor in state.items()}), body
 
 
 def features(checkpoint, patch, size, change=None, resample="pinv"):

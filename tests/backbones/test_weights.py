@@ -1,25 +1,14 @@
 """Weights from files in the formats that libraries write, into backbones of other sizes, or an error that says why."""
 
-import os
-import pickle
-from pathlib import Path
-
 import pytest
 import timm
 import torch
-import torchvision
-from safetensors.torch import load_file, save_file
-from timm.models._pretrained import PretrainedCfg
+from safetensors.torch import save_file
 from timm.models.swin_transformer import SwinTransformer
 from timm.models.vision_transformer import VisionTransformer
-from torchvision.models import ResNet18_Weights
 
 from backbones import deit, hybrid, swin, torchvision_zoo, vit, weights
-from backbones.contract import Unsupported
-from backbones.weights import Checkpoint, Native, WeightsError
-
-TINY = "test_vit"
-"""An architecture of timm of 0.4 million parameters, 160 px and patch 16, with published weights."""
+from backbones.checkpoint import Checkpoint, Native, WeightsError, read
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +60,7 @@ def test_a_published_file_loads_bit_by_bit_at_its_own_size(published, tmp_path, 
     path = tmp_path / f"published.{ending}"
     write(published, path)
     net = body()
-    assert weights.load(net, weights.read(path)) == ()
+    assert weights.load(net, read(path)) == ()
     image = torch.rand(1, 3, 224, 224)
     with torch.inference_mode():
         wanted = published.eval().forward_intermediates((image - net.mean) / net.std, indices=[3], norm=True)[1][0]
@@ -190,12 +179,12 @@ def test_saved_weights_come_back_at_any_size(tmp_path, family):
     weights.save(first, path)
     again = body(family, patch=patch, size=size, family=module)
     torch.nn.init.zeros_(next(again.parameters()))
-    assert weights.load(again, weights.read(path)) == ()
+    assert weights.load(again, read(path)) == ()
     for one, other in zip(first.state_dict().values(), again.state_dict().values(), strict=True):
         assert torch.equal(one, other)
     assert torch.equal(again.mean, first.mean), "the normalisation belongs to the weights"
     other = body(family, patch=patch, size=(192, 192), family=module)
-    assert weights.load(other, weights.read(path))
+    assert weights.load(other, read(path))
     assert list(path.parent.iterdir()) == [path]
 
 
@@ -220,50 +209,9 @@ def test_a_grid_that_nothing_tells_is_asked_for(tmp_path):
     with pytest.raises(
         WeightsError, match=r"resampled: pos_embed .*\(108 positions beside 1 tok.*backbones.weights.save"
     ):
-        weights.load(body(), weights.read(path))
-    known = Checkpoint(weights.read(path).tensors, Native(grid=(6, 18)))
+        weights.load(body(), read(path))
+    known = Checkpoint(read(path).tensors, Native(grid=(6, 18)))
     assert weights.load(body(size=(96, 288)), known) == ()
-
-
-class Evil:
-    """Pickles to a call, as any object may."""
-
-    def __reduce__(self):
-        return os.mkdir, ("executed",)
-
-
-@pytest.mark.parametrize("write", [torch.save, lambda value, path: Path(path).write_bytes(pickle.dumps(value))])
-def test_a_pickle_that_would_run_code_is_refused(tmp_path, monkeypatch, write):
-    monkeypatch.chdir(tmp_path)
-    write({"model": {"weight": torch.zeros(1)}, "extra": Evil()}, tmp_path / "evil.pth")
-    with pytest.raises(WeightsError, match=r"evil.pth is refused: .* would run code .* save its tensors alone"):
-        weights.read(tmp_path / "evil.pth")
-    assert not (tmp_path / "executed").exists()
-
-
-def test_unreadable_files_are_named(tmp_path):
-    with pytest.raises(WeightsError, match=r"there is no file .*nowhere\.pth"):
-        weights.read(tmp_path / "nowhere.pth")
-    for name in ("text.safetensors", "empty.safetensors"):
-        (tmp_path / name).write_bytes(b"" if "empty" in name else b"not a checkpoint" * 9)
-        with pytest.raises(WeightsError, match=rf"{name} is no whole \.safetensors file"):
-            weights.read(tmp_path / name)
-    (tmp_path / "empty.pth").write_bytes(b"")
-    with pytest.raises(WeightsError, match=r"empty\.pth cannot be read"):
-        weights.read(tmp_path / "empty.pth")
-    torch.save({"model": {"weight": torch.zeros(100_000)}}, tmp_path / "cut.pth")
-    (tmp_path / "cut.pth").write_bytes((tmp_path / "cut.pth").read_bytes()[:200_000])
-    with pytest.raises(WeightsError, match=r"cut\.pth cannot be read"):
-        weights.read(tmp_path / "cut.pth")
-    torch.save(torch.zeros(3), tmp_path / "tensor.pth")
-    with pytest.raises(WeightsError, match="holds Tensor and not tensors by name"):
-        weights.read(tmp_path / "tensor.pth")
-    torch.save({"epoch": 3, "best": 0.5}, tmp_path / "log.pth")
-    with pytest.raises(WeightsError, match="holds no tensors by name; its keys are epoch, best"):
-        weights.read(tmp_path / "log.pth")
-    save_file({"a": torch.zeros(1)}, tmp_path / "noted.safetensors", metadata={weights.METADATA: '{"grid": 7}'})
-    with pytest.raises(WeightsError, match="or its metadata is broken"):
-        weights.read(tmp_path / "noted.safetensors")
 
 
 def test_what_does_not_fit_is_listed(published):
@@ -323,165 +271,3 @@ def test_buffers_that_a_size_decides_stay_its_own():
     state = dict(net.published.state_dict())
     weights.load(net, Checkpoint({**state, name: torch.zeros_like(wanted)}))
     assert torch.equal(net.published.state_dict()[name], wanted)
-
-
-@pytest.fixture
-def offline(monkeypatch, tmp_path):
-    """No host answers, and no library has anything in its own cache."""
-    monkeypatch.setattr(weights, "_reachable", lambda url: False)
-    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
-
-    def download(repository, file, *, local_files_only):
-        assert local_files_only
-        raise weights.EntryNotFoundError(f"no {file}")
-
-    monkeypatch.setattr(weights, "hf_hub_download", download)
-
-
-def tag():
-    return timm.get_pretrained_cfg(TINY).tag
-
-
-def tiny():
-    torch.manual_seed(2)
-    return timm.create_model(TINY)
-
-
-def test_a_file_of_timm_that_was_put_there_by_hand(tmp_path, offline):
-    """As published today, and under the names of another time, which timm converts."""
-    model, path = tiny(), tmp_path / f"{TINY}.{tag()}.safetensors"
-    save_file(model.state_dict(), path)
-    before = torch.random.get_rng_state()
-    checkpoint = weights.of_timm(TINY, tag(), path)
-    assert checkpoint.native.grid == (10, 10)
-    assert checkpoint.native.mean == timm.get_pretrained_cfg(TINY).mean
-    save_file({f"visual.trunk.{name}": tensor for name, tensor in model.state_dict().items()}, path)
-    converted = weights.of_timm(TINY, tag(), path)
-    assert all(torch.equal(converted.tensors[name], tensor) for name, tensor in model.state_dict().items())
-    assert torch.equal(torch.random.get_rng_state(), before), "a seeded experiment misses no random number"
-    net = VisionTransformer(img_size=160, patch_size=16, embed_dim=64, depth=6, num_heads=2, num_classes=0, mlp_ratio=3)
-    assert weights.adapt(checkpoint, vit.PlainTransformer(net, patch=16, size=(160, 160))).resampled == ()
-    save_file({"something.weight": torch.zeros(2)}, path)
-    with pytest.raises(WeightsError, match=rf"does not hold the weights of {TINY}\..*; timm says: "):
-        weights.of_timm(TINY, tag(), path)
-
-
-def test_a_file_of_timm_is_fetched_once_and_kept_as_published(tmp_path, offline, monkeypatch):
-    hub, calls = tmp_path / "hub" / "model.safetensors", []
-    hub.parent.mkdir()
-    save_file(tiny().state_dict(), hub, metadata={"format": "pt"})
-    monkeypatch.setattr(weights, "_reachable", lambda url: True)
-
-    def download(repository, file, *, local_files_only):
-        calls.append((repository, file, local_files_only))
-        return str(hub)
-
-    monkeypatch.setattr(weights, "hf_hub_download", download)
-    path = tmp_path / "weights" / "timm" / f"{TINY}.{tag()}.safetensors"
-    for _ in range(2):
-        weights.of_timm(TINY, tag(), path)
-    assert calls == [(f"timm/{TINY}.{tag()}", "model.safetensors", False)]
-    assert path.read_bytes() == hub.read_bytes(), "so that anyone can check the digest"
-    assert list(path.parent.iterdir()) == [path]
-
-
-def test_an_older_file_of_the_hub_is_kept_as_its_tensors(tmp_path, offline, monkeypatch):
-    old = tmp_path / "pytorch_model.bin"
-    torch.save(tiny().state_dict(), old)
-
-    def download(repository, file, *, local_files_only):
-        if file != old.name:
-            raise weights.EntryNotFoundError("no such entry")
-        return str(old)
-
-    monkeypatch.setattr(weights, "hf_hub_download", download)
-    path = tmp_path / "kept.safetensors"
-    weights.of_timm(TINY, tag(), path)
-    assert set(load_file(path)) == set(tiny().state_dict())
-
-
-def test_without_a_connection_the_error_says_what_to_put_where(tmp_path, offline):
-    path = tmp_path / f"{TINY}.{tag()}.safetensors"
-    with pytest.raises(WeightsError) as caught:
-        weights.of_timm(TINY, tag(), path)
-    text = str(caught.value)
-    assert f"weights {TINY}.{tag()} are not there and cannot be fetched (no connection to " in text
-    assert text.endswith(
-        f"Take the file model.safetensors from {weights.ENDPOINT}/timm/{TINY}.{tag()} and put it at {path}"
-    )
-    path = tmp_path / "resnet18.pth"
-    with pytest.raises(WeightsError) as caught:
-        weights.of_torchvision("resnet18", "IMAGENET1K_V1", path)
-    text = str(caught.value)
-    assert text.startswith("weights ResNet18_Weights.IMAGENET1K_V1 are not there and cannot be fetched (no connection")
-    assert text.endswith(f"Put {ResNet18_Weights.IMAGENET1K_V1.url} at {path}")
-
-
-def test_whatever_the_hubs_library_raises_becomes_that_error(tmp_path, offline, monkeypatch):
-    def download(repository, file, *, local_files_only):
-        raise ZeroDivisionError("of its own\nwith more lines")
-
-    monkeypatch.setattr(weights, "_reachable", lambda url: True)
-    monkeypatch.setattr(weights, "hf_hub_download", download)
-    with pytest.raises(WeightsError, match=r"cannot be fetched \(ZeroDivisionError: of its own\)\. Take the file"):
-        weights.of_timm(TINY, tag(), tmp_path / "x.safetensors")
-
-
-def test_weights_of_timm_that_are_a_link_alone(tmp_path, offline, monkeypatch):
-    cfg = PretrainedCfg(url="https://example.invalid/net-12345678.pth", architecture="net", tag="mine")
-    path = tmp_path / "net.mine.safetensors"
-    with pytest.raises(
-        WeightsError, match=r"net.mine are .* \(no connection to example.invalid\)\. Put https.*pth at "
-    ):
-        weights._fetch_timm(cfg, path)
-    asked = []
-
-    def download(url, file, digest, *, progress):
-        asked.append(digest)
-        torch.save({"weight": torch.ones(2)}, file)
-
-    monkeypatch.setattr(weights, "_reachable", lambda url: True)
-    monkeypatch.setattr(torch.hub, "download_url_to_file", download)
-    weights._fetch_timm(cfg, path)
-    assert asked == ["12345678"]
-    assert torch.equal(weights.read(path).tensors["weight"], torch.ones(2))
-
-
-def test_weights_of_torchvision(tmp_path, offline):
-    model = torchvision.models.resnet18()
-    cached = tmp_path / "hub" / "checkpoints" / ResNet18_Weights.IMAGENET1K_V1.url.rpartition("/")[2]
-    cached.parent.mkdir(parents=True)
-    torch.save(model.state_dict(), cached)
-    path = tmp_path / "resnet18.IMAGENET1K_V1.pth"
-    checkpoint = weights.of_torchvision("resnet18", "IMAGENET1K_V1", path)
-    assert path.read_bytes() == cached.read_bytes()
-    assert set(checkpoint.tensors) == set(model.state_dict())
-    torch.save({"features.denseblock1.denselayer2.norm.1.weight": torch.ones(1)}, path)
-    renamed = weights.of_torchvision("densenet121", "IMAGENET1K_V1", path).tensors
-    assert list(renamed) == ["features.denseblock1.denselayer2.norm1.weight"]
-
-
-def test_tags_and_architectures_without_weights(tmp_path):
-    with pytest.raises(WeightsError, match=rf"timm has no weights 'best' of {TINY}; there are: .*{tag()}"):
-        weights.of_timm(TINY, "best", tmp_path / "x.safetensors")
-    with pytest.raises(
-        WeightsError, match=r"no weights 'V9' of resnet50; there are: DEFAULT, IMAGENET1K_V1, IMAGENET1K_V2"
-    ):
-        weights.of_torchvision("resnet50", "V9", tmp_path / "x.pth")
-    with pytest.raises(Unsupported, match="timm has no pretrained weights of vit_pico"):
-        weights.of_timm("vit_pico", "x", tmp_path / "x.safetensors")
-
-
-def test_a_host_is_asked_for_before_a_library_tries_for_a_minute(monkeypatch):
-    monkeypatch.setattr(weights.urllib.request, "getproxies", dict)
-    asked = []
-
-    def connect(address, timeout):
-        asked.append((address, timeout))
-        raise OSError("no")
-
-    monkeypatch.setattr(weights.socket, "create_connection", connect)
-    assert not weights._reachable("https://example.invalid/x")
-    assert asked == [(("example.invalid", 443), 5.0)]
-    monkeypatch.setattr(weights.urllib.request, "getproxies", lambda: {"https": "http://proxy:3128"})
-    assert weights._reachable("https://example.invalid/x"), "the proxy knows"

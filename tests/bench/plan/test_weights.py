@@ -14,6 +14,8 @@ import torchvision
 from safetensors.torch import save_file
 from torchvision.models import ResNet18_Weights, ResNet50_Weights, resnet18
 
+import backbones.published
+import backbones.resample
 import backbones.weights
 import bench
 from backbones.contract import Unsupported
@@ -35,7 +37,7 @@ TIMM = ("vit_tiny_patch16_224", "augreg_in21k_ft_in1k")
 def cache(tmp_path, monkeypatch):
     """A cache folder of our own, and no way out of this machine."""
     monkeypatch.setenv("DENSEBENCH_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(backbones.weights, "_reachable", lambda url: False)
+    monkeypatch.setattr(backbones.published, "_reachable", lambda url: False)
     return tmp_path / "cache"
 
 
@@ -150,8 +152,8 @@ def test_build_loads_a_file_at_another_size_and_patch(mine):
         for how in ("pinv", "bicubic")
     ]
     wanted = first.get_submodule("transformer.patch_embed.proj").weight
-    assert torch.equal(kernels[0], backbones.weights.patch_kernel(wanted, (8, 8), "pinv"))
-    assert torch.equal(kernels[1], backbones.weights.patch_kernel(wanted, (8, 8), "bicubic"))
+    assert torch.equal(kernels[0], backbones.resample.patch_kernel(wanted, (8, 8), "pinv"))
+    assert torch.equal(kernels[1], backbones.resample.patch_kernel(wanted, (8, 8), "bicubic"))
 
 
 def test_a_padded_size_is_loaded_at_the_size_of_the_backbone(mine):
