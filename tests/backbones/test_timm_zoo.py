@@ -5,11 +5,9 @@ from pathlib import Path
 import pytest
 import timm
 import torch
-from timm.models.eva import Eva
-from timm.models.vision_transformer import VisionTransformer
 
 import bench
-from backbones import timm_zoo
+from backbones import timm_plan, timm_zoo
 from backbones.contract import TokenBackbone, Unsupported
 from backbones.vit import PlainTransformer
 from bench import catalogue
@@ -110,7 +108,7 @@ def test_normalisation_is_that_of_the_weights(name, patch):
 def test_a_tag_chooses_the_normalisation():
     entry = catalogue.get("backbones", "timm:vit_base_patch16_224.mae")
     assert entry.facts["tag"] == "mae"
-    means = {tag: timm_zoo._form(f"vit_base_patch16_224.{tag}").mean for tag in ("mae", "augreg_in21k")}
+    means = {tag: timm_plan.form_of(f"vit_base_patch16_224.{tag}").mean for tag in ("mae", "augreg_in21k")}
     assert means == {"mae": (0.485, 0.456, 0.406), "augreg_in21k": (0.5, 0.5, 0.5)}
     with pytest.raises(Unsupported, match=r"has no weights 'nope' in timm; there are: .*mae"):
         timm_zoo.facts("vit_base_patch16_224.nope")
@@ -192,79 +190,6 @@ def test_attention_kernel_is_chosen(meta, kernel):
     assert {m.fused_attn for m in body.modules() if hasattr(m, "fused_attn")} == {kernel == "fused"}
 
 
-def plain(**choices):
-    net = VisionTransformer(
-        img_size=(32, 48), patch_size=8, embed_dim=24, depth=4, num_heads=2, num_classes=5, **choices
-    )
-    return timm_zoo.TimmPlainTransformer(net, patch=8, size=(32, 48))
-
-
-def rotary(**choices):
-    net = Eva(img_size=(32, 48), patch_size=8, embed_dim=24, depth=4, num_heads=2, num_classes=5, **choices)
-    return timm_zoo.RotaryTransformer(net, patch=8, size=(32, 48))
-
-
-ROTARY = {
-    "eva": {"use_rot_pos_emb": False},
-    "eva02": {"use_rot_pos_emb": True, "global_pool": "avg"},
-    "dinov3": {"use_rot_pos_emb": True, "rope_type": "dinov3", "num_reg_tokens": 4, "use_abs_pos_emb": False},
-    "mixed": {"use_rot_pos_emb": True, "rope_type": "mixed", "attn_type": "rope"},
-}
-TOKENS = {
-    "class token": plain,
-    "registers": lambda: plain(reg_tokens=4, no_embed_class=True),
-    "pooled": lambda: plain(class_token=False, global_pool="avg"),
-    "map": lambda: plain(class_token=False, global_pool="map"),
-    **{name: lambda choices=choices: rotary(**choices) for name, choices in ROTARY.items()},
-}
-
-
-@pytest.mark.parametrize("name", TOKENS)
-def test_blocks_one_by_one_are_the_features(name):
-    torch.manual_seed(0)
-    body = TOKENS[name]().eval()
-    image = torch.rand(2, 3, 32, 48)
-    with torch.no_grad():
-        maps = body(image)
-        tokens = body.embed(image)
-        assert tokens.shape == (2, body.prefix + 24, 24)
-        for index in range(body.depth):
-            tokens = body.block(index, tokens)
-        grid = body.norm(tokens)[:, body.prefix :].transpose(1, 2).reshape(2, 24, *body.grid)
-    assert len(maps) == 4
-    assert torch.allclose(maps[-1], grid, atol=1e-5)
-    assert torch.allclose(grid.mean(1), torch.zeros(2, *body.grid), atol=1e-5), "normed"
-    assert not torch.allclose(maps[0], maps[-1], atol=1e-2)
-
-
-@pytest.mark.parametrize("name", TOKENS)
-def test_gradients_reach_every_parameter(name):
-    body = TOKENS[name]()
-    sum(one.square().sum() for one in body(torch.rand(2, 3, 32, 48))).backward()
-    assert not [key for key, parameter in body.named_parameters() if parameter.grad is None]
-
-
-@pytest.mark.parametrize("name", TOKENS)
-def test_tokens_of_a_head_in_front_are_not_rotated_and_shift_nothing(name):
-    torch.manual_seed(0)
-    body = TOKENS[name]().eval()
-    with torch.no_grad():
-        for parameter in body.parameters():
-            parameter.add_(0.05 * torch.randn_like(parameter))
-        tokens = body.embed(torch.rand(1, 3, 32, 48))
-        queries = torch.randn(1, 1, 24).expand(1, 3, 24)  # three times the same
-        together = torch.cat([queries, tokens], dim=1)
-        mask = torch.ones(1, 1, together.shape[1], together.shape[1], dtype=torch.bool)
-        mask[..., 3:, :3] = False  # the image does not see the queries
-        alone = tokens
-        for index in range(body.depth):
-            alone = body.block(index, alone)
-            together = body.block(index, together, mask)
-        assert torch.allclose(together[:, 3:], alone, atol=1e-4)
-        assert torch.allclose(together[:, :1], together[:, 1:3], atol=1e-4), "the same wherever they stand"
-        assert torch.allclose(body.block(0, tokens), body.block(0, tokens)), "nothing is left behind"
-
-
 def test_library_tokens_are_found_by_class(meta):
     assert isinstance(make("test_vit", size=(32, 32)), PlainTransformer)
     assert not isinstance(make("vit_tiny_r_s16_p8_224", size=(64, 64)), TokenBackbone), "a hybrid has a stem"
@@ -275,7 +200,7 @@ def test_a_seed_repeats():
         torch.manual_seed(seed)
         return torch.cat([p.flatten() for p in make("test_vit", size=(32, 32)).parameters()])
 
-    timm_zoo._form.cache_clear()
+    timm_plan.form_of.cache_clear()
     first = weights(0)
     assert torch.equal(first, weights(0)), "planning draws nothing"
     assert not torch.equal(first, weights(1))

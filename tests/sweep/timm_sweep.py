@@ -42,12 +42,12 @@ def examine(name: str) -> Row:
     import timm
     import torch
 
-    from backbones import timm_zoo
+    from backbones import timm_plan, timm_zoo
 
     row = dict.fromkeys(COLUMNS, "")
     family = timm.models.model_entrypoint(name).__module__.rpartition(".")[2]
     row.update(architecture=name, family=family, timm=timm.__version__)
-    with torch.device("meta"), torch.no_grad(), timm_zoo.NoDraws():
+    with torch.device("meta"), torch.no_grad(), timm_plan.NoDraws():
         row["patch"] = str(timm_zoo.facts(name)["patch"])
         for size in SIZES:
             row.update(_at(name, size, int(row["patch"])))
