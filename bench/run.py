@@ -286,12 +286,12 @@ _CHECKED: dict[tuple[str, str, Path | None], str] = {}
 def _combination(record: Record) -> str:
     """What does not go together, in words."""
     fields = record.fields
-    size = f"{fields.get('height')}x{fields.get('width')} px"
-    words = {"patch": f"patch {fields.get('patch')}", "resolution": size, "head": f"head {fields.get('head')}"}
     axes = str(record.values[CANNOT]).split(",")
-    return f"{fields.get('backbone')} with " + " and ".join(
-        words.get(axis, f"{axis} {fields.get(axis)}") for axis in axes
-    )
+    if axes == ["task"]:
+        return f"{fields.get('dataset')} with head {fields.get('head')}"
+    size = f"{fields.get('height')}x{fields.get('width')} px"
+    words = {axis: size if axis == "resolution" else f"{axis} {fields.get(axis)}" for axis in axes}
+    return f"{fields.get('backbone')} with {' and '.join(words.values())}"
 
 
 def _checked(name: str, task: str, root: Path | None) -> str:

@@ -400,7 +400,7 @@ def _lines(head: Sequence[str], body: Iterable[Sequence[str]]) -> str:
     """A Markdown table: texts to the left, columns of numbers to the right."""
     rows = [[_text(text) for text in line] for line in body]
     right = [
-        all(not (text := line[index].lstrip(IN_COMPANY + NO_BREAK)) or text[0].isdigit() for line in rows)
+        all(not (text := line[index].lstrip(f"{IN_COMPANY} ")) or text[0].isdigit() for line in rows)
         for index in range(len(head))
     ]
     lines = [[_text(text) for text in head], ["---:" if number else "---" for number in right], *rows]

@@ -68,8 +68,10 @@ def better(later: Record, earlier: Record) -> bool:
 
     A failure (of --retry, say) does not take away a number, nor a figure in company one that was taken alone.
     """
-    if earlier.status == "ok":
-        return later.status == "ok" and (not later.company or bool(earlier.company))
+    if earlier.status == "ok" and earlier.company and later.status == "invalid":
+        return False  # of a run with --alone
+    if earlier.status == "ok" and not earlier.company and later.company:
+        return False
     return later.status in SETTLED or earlier.status not in SETTLED
 
 

@@ -17,6 +17,9 @@ from tests.bench.records import environment, make, write
 
 ROOT = catalogue.ROOT
 COMMAND = [sys.executable, "-m", "bench"]
+_HEAR = "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL); os.execv(sys.executable, sys.argv[1:])"
+HEARING = [sys.executable, "-c", _HEAR, *COMMAND]
+"""The command in a process that hears SIGINT, though these tests may run where it is ignored (``nohup``, ``&``)."""
 
 
 @pytest.fixture
@@ -139,7 +142,8 @@ def test_run_measures_reports_and_resumes(densebench, tmp_path):
     assert "9 to make" in output, "two cells, four measures, and the limits of the machine"
     assert output.count("vit_pico/16") >= 2
     folder = tmp_path / "results" / "here"
-    kept = {"records.jsonl", "environments.jsonl", "pictures"}
+    kept = {"records.jsonl", "environments.jsonl", "pictures", "segmentation.png", "detection.png"}
+    assert "picture: results/here/detection.png, results/here/segmentation.png" in output
     tables = {f"{task}.{kind}" for task in ("segmentation", "detection") for kind in ("md", "csv")}
     assert {path.name for path in folder.iterdir() if path.name[0] != "."} == kept | tables
     for task, headline in (("segmentation", "miou"), ("detection", "ap")):
@@ -153,8 +157,9 @@ def test_run_measures_reports_and_resumes(densebench, tmp_path):
     again = densebench(*words, "--patch", "16")
     assert "0 to make" in again
     assert (folder / "records.jsonl").read_text() == records
-    with_bad = densebench(*words, "--patch", "16,7", "--measure", "latency", code=1)
-    assert "nearest: 63x63" in with_bad
+    bad = (*words, "--patch", "16,7", "--measure", "latency")
+    assert "nearest: 63x63" in densebench(*bad), "what is unsupported did not fail"
+    densebench(*bad, "--strict", code=1)
     assert "unsupported" in (folder / "segmentation.md").read_text()
     densebench("report", "--check")
     (folder / "segmentation.md").write_text("something else\n")
@@ -176,7 +181,7 @@ def test_ctrl_c_keeps_what_was_measured(tmp_path, moment):
     words = ("run", "--backbone", "vit_pico", "--measure", "latency", "--machine", "here", *BESIDE)
     env = {**os.environ, "DENSEBENCH_CACHE": str(tmp_path / "cache"), "PYTHONPATH": str(ROOT)}
     with subprocess.Popen(
-        [*COMMAND, *words], cwd=tmp_path, env=env, text=True, stdout=-1, stderr=-1, start_new_session=True
+        [*HEARING, *words], cwd=tmp_path, env=env, text=True, stdout=-1, stderr=-1, start_new_session=True
     ) as process:
         for line in process.stdout:
             if moment == "libraries load" and "to make" in line:
@@ -199,6 +204,6 @@ def test_what_looks_like_markup_is_shown_as_it_is(densebench, tmp_path):
         'question = "Which [/b] [red]one?"\n[[grid]]\nbackbone = "vit_pico"\nresolution = 63\nhead = "linear"\n'
         'measure = "complexity"\n'
     )
-    output = densebench("run", "--matrix", "odd.toml", "--results", "[/x]", code=1)
+    output = densebench("run", "--matrix", "odd.toml", "--results", "[/x]", "--strict", code=1)
     assert "Which [/b] [red]one?" in output
     assert "nearest: 48x48" in output

@@ -1,5 +1,6 @@
 """The run: what is planned, kept, resumed and refused, with a launcher that measures nothing."""
 
+import json
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -7,12 +8,16 @@ import pytest
 
 from bench import catalogue, run
 from bench.errors import UserError
+from bench.launchers._order import first_look
 from bench.launchers.contract import Finished, Settings, Started, anchor_digest
 from bench.plan import matrix
 from bench.plan.dataset import Roots
 from bench.plan.environment import describe
+from bench.plan.measure import CANNOT, COMPANY
+from bench.report.rows import read
 from bench.store.record import Record
 from bench.store.store import Store
+from tests.bench.data.fixtures import write_camvid
 
 HERE = replace(describe(), id="here", comparable="here", gpus=[], cores=2)
 TEXT = """
@@ -115,8 +120,9 @@ def test_failures_are_rows_and_cost_the_others_nothing(question, tmp_path, monke
     Launcher(monkeypatch, script={"memory": "error", "complexity": "unsupported"})
     _, summary = go(question, store, tmp_path)
     assert sorted(record.status for record in store.records()) == ["error"] * 2 + ["ok"] * 4 + ["unsupported"] * 2
-    assert len(summary.failed) == 4
-    assert {record.reason for record in summary.failed.values()} == {"because"}
+    assert len(summary.missing_numbers) == 4
+    assert {record.reason for record in summary.missing_numbers.values()} == {"because"}
+    assert {record.measure for record in summary.failed.values()} == {"memory"}, "what cannot be had did not fail"
     again = Launcher(monkeypatch)
     go(question, store, tmp_path)
     assert {job.measure.name for job in again.jobs} == {"memory"}, "an error is tried again, unsupported is not"
@@ -250,3 +256,141 @@ def test_a_run_is_anchored_to_what_was_timed_before(question, tmp_path, monkeypa
     }
     elsewhere = replace(record, values={"anchor": "of another"})
     assert run._anchors(jobs, {record.key: elsewhere}) == {}, "an anchor that has no record cannot be had again"
+
+
+CROSSED = """
+question = "Which?"
+[[grid]]
+measure = ["complexity"]
+backbone = ["vit_pico", "hybrid_pico"]
+patch = [16, 4]
+resolution = 64
+head = "linear"
+[[grid]]
+measure = ["complexity"]
+backbone = "swin_pico"
+patch = 4
+resolution = 64
+head = "linear"
+"""
+
+
+class Refusing(Launcher):
+    """A hybrid with patch 4 is what cannot be had."""
+
+    def launch(self, jobs, settings):
+        for event in super().launch(jobs, settings):
+            if isinstance(event, Finished) and (event.job.cell.backbone, event.job.cell.patch) == ("hybrid_pico", 4):
+                yield replace(event, status="unsupported", reason="no such patch", values={CANNOT: "patch"})
+            else:
+                yield event
+
+
+@pytest.fixture
+def crossed(tmp_path):
+    path = tmp_path / "crossed.toml"
+    path.write_text(CROSSED)
+    return matrix.load(str(path))
+
+
+@pytest.mark.parametrize(
+    ("axes", "left_out", "rows"),
+    [
+        ({}, {"hybrid_pico with patch 4": 1}, 0),
+        ({"backbone": ["hybrid_pico"]}, {"hybrid_pico with patch 4": 1}, 0),
+        ({"patch": ["4"]}, {}, 1),
+        ({"backbone": ["hybrid_pico"], "patch": ["4"]}, {}, 1),
+    ],
+)
+def test_what_a_matrix_only_crossed_is_left_out_and_what_was_asked_for_is_a_row(
+    crossed, tmp_path, monkeypatch, axes, left_out, rows
+):
+    Refusing(monkeypatch)
+    store = Store(tmp_path / "m")
+    _, summary = go(crossed.override(axes), store, tmp_path)
+    assert summary.left_out == left_out
+    assert len(summary.missing_numbers) == rows
+    assert summary.failed == {}
+    again = Refusing(monkeypatch)
+    _, resumed = go(crossed.override(axes), store, tmp_path)
+    assert again.jobs == [], "that it cannot be had is known"
+    assert resumed.left_out == left_out
+    (tmp_path / "m" / "environments.jsonl").write_text(json.dumps(vars(HERE)) + "\n")
+    found = [row for table in read(tmp_path / "m").tables for row in table.rows]
+    refused = {row.fields["backbone"] for row in found if row.parts["complexity"].status != "ok"}
+    assert refused == ({"hybrid_pico"} if rows else set()), "tables have rows of what was asked for"
+
+
+def test_what_was_left_out_is_a_row_once_somebody_asks_for_it(crossed, tmp_path, monkeypatch):
+    Refusing(monkeypatch)
+    store = Store(tmp_path / "m")
+    go(crossed, store, tmp_path)
+    _, summary = go(crossed.override({"patch": ["4"]}), store, tmp_path)
+    assert list(summary.missing_numbers) == ["complexity hybrid_pico/4 linear 64x64 scenes"]
+
+
+def test_a_block_of_one_backbone_and_one_patch_asks_for_both(tmp_path):
+    path = tmp_path / "one.toml"
+    path.write_text(CROSSED)
+    blocks = {ask.cell.backbone: ask.chosen for ask in matrix.load(str(path)).asks(HERE)}
+    assert "patch" not in blocks["vit_pico"]
+    assert "patch" in blocks["swin_pico"]
+    assert "task" in blocks["swin_pico"], "which labels are needed is the head's choice"
+
+
+def test_a_data_set_without_labels_for_a_head_of_the_matrix_is_left_out(tmp_path, monkeypatch):
+    Launcher(monkeypatch)
+    root = write_camvid(tmp_path / "camvid")
+    asked = matrix.load("default").override({"dataset": ["camvid"], "backbone": ["vit_pico"], "measure": ["accuracy"]})
+    store = Store(tmp_path / "m")
+    plan = run.plan(asked, HERE, store, Roots([str(root)]))
+    summary = run.run(plan, store, settings(tmp_path), launcher="local", show=lambda event: None, say=lambda text: None)
+    assert summary.left_out == {"camvid with head fcos_pico": 2}, "two seeds"
+    assert summary.missing_numbers == {}
+
+
+def test_figures_in_company_are_taken_again_when_asked(question, tmp_path, monkeypatch):
+    Launcher(monkeypatch)
+    quiet, store = Store(tmp_path / "m"), Store(tmp_path / "n")
+    go(question, quiet, tmp_path)
+    with store.writing() as writer:
+        writer.environment(vars(HERE))
+        for record in quiet.records():
+            if record.measure == "memory":
+                writer.record(replace(record, values={**record.values, COMPANY: "others"}))
+
+    def todo(**options):
+        plan = run.plan(question, HERE, store, Roots(), **options)
+        return sum(planned.job.measure.name == "memory" for planned in plan.todo)
+
+    assert (todo(), todo(retry=True), todo(alone=True)) == (0, 2, 2)
+
+
+def test_the_cheapest_model_of_every_family_goes_first(tmp_path, monkeypatch):
+    launcher = Launcher(monkeypatch)
+    store = Store(tmp_path / "m")
+    plan = run.plan(matrix.load("default"), HERE, store, Roots())
+    looks = []
+    run.run(
+        plan,
+        store,
+        settings(tmp_path),
+        launcher="local",
+        show=lambda event: None,
+        say=lambda text: None,
+        look=lambda records: looks.append(len(records)),
+    )
+    first = launcher.jobs[: looks[0]]
+    models = {
+        (job.cell.backbone, job.cell.patch, job.cell.head, job.cell.height)
+        for job in first
+        if job.measure.name != "roof"
+    }
+    assert models == {
+        (name, patch, "linear", 64)
+        for name, patch in (("vit_pico", 8), ("deit_pico", 8), ("hybrid_pico", 8), ("swin_pico", 4))
+    }
+    assert {job.measure.name for job in first} == {"complexity", "latency", "memory", "accuracy", "roof"}
+    assert len(launcher.jobs) == len(plan.planned), "the others follow, and nothing twice"
+    assert looks[1:] == [*range(looks[0] + 1, len(plan.planned) + 1), len(plan.planned)]
+    assert first_look([planned.job for planned in plan.planned][:6]) == [], "a short run has no use for it"

@@ -72,7 +72,7 @@ def test_figures_of_this_machine_are_plausible(given, small):
     reached = 2 * 512**3 / median(seconds) / 1e12
     values = {name: value for name, value in found.values.items() if isinstance(value, float)}
     assert set(values) == {column.name for column in measures()["roof"].columns}
-    assert 0.5 * reached < values["peak_tflops"] < 20 * reached
+    assert 0.1 * reached < values["peak_tflops"] < 50 * reached, "also beside other processes"
     assert 0.1 < values["copy_gbps"] < 10_000
     assert 0.05 < values["launch_us"] < 1000
     sizes = (128, 256, 512)

@@ -1,10 +1,11 @@
 """What may be claimed of two interleaved records."""
 
 import random
+from dataclasses import replace
 
 import pytest
 
-from bench.plan.measure import Column, Measure
+from bench.plan.measure import COMPANY, Column, Measure
 from bench.report.claims import UNLINKED, claim
 from bench.store.record import Record
 
@@ -61,3 +62,11 @@ def test_a_record_without_rounds_is_only_far_apart_or_not():
     bare = Record("turns", 1, {}, {}, "here", "ok", "", {"turn_ms": 10.0}, {})
     assert not claim(MEASURE, bare, record(1.0)).different
     assert claim(MEASURE, bare, record(3.0)).different
+
+
+def test_of_a_figure_in_company_nothing_is_claimed():
+    crowded = record(3.0)
+    crowded = replace(crowded, values={**crowded.values, COMPANY: "others"})
+    assert claim(MEASURE, record(3.0), record(1.0)).different
+    assert not claim(MEASURE, crowded, record(1.0)).different
+    assert not claim(MEASURE, record(1.0), crowded).different

@@ -12,6 +12,7 @@ from rich.console import Console
 from bench.errors import UserError
 from bench.report.compare import compare, pareto
 from bench.store.record import Record
+from bench.store.store import Store
 from tests.bench.records import environment, make, matrix, write
 
 pytestmark = pytest.mark.usefixtures("known")
@@ -230,3 +231,30 @@ def test_a_timed_value_is_ranked_by_what_may_be_claimed(tmp_path: Path) -> None:
     (section,) = compare(tmp_path / "results", cost="peak_mib", value="turn_ms").as_json()
     found = {row["fields"]["backbone"]: (row["rank"], row["near"]) for row in section["rows"]}
     assert found == {"a": (1, False), "b": (1, False), "c": (3, False)}
+
+
+def test_what_was_taken_in_company_has_a_sign_and_no_place(tmp_path: Path) -> None:
+    """It would be the cheapest and the best of all; neither is claimed, and nobody's place changes by it."""
+    records = list(Store(_results(tmp_path) / "box").records())
+    alone = compare(tmp_path / "results").as_json()[0]["rows"]
+    records += [
+        make("latency", backbone="x", latency_ms=0.5, images_per_s=16000.0, company="others kept 1.0 cores busy"),
+        make("accuracy", backbone="x", miou=90.0),
+    ]
+    write(tmp_path / "results" / "box", records)
+    found = compare(tmp_path / "results")
+    crowded, *others = found.as_json()[0]["rows"]
+    assert crowded["fields"]["backbone"] == "x"
+    assert (crowded["cost_in_company"], crowded["cost_rank"], crowded["pareto"], crowded["near"]) == (
+        True,
+        None,
+        False,
+        False,
+    )
+    same = ("fields", "pareto", "near", "cost_rank")
+    assert [[row[key] for key in same] for row in others] == [[row[key] for key in same] for row in alone]
+    console = Console(file=io.StringIO(), width=120)
+    console.print(found.render())
+    text = console.file.getvalue()  # pyright: ignore[reportAttributeAccessIssue]
+    assert "≈\N{NO-BREAK SPACE}0.5" in text
+    assert "no claim is made of it" in " ".join(text.split())

@@ -216,3 +216,23 @@ def test_a_figure_has_a_panel_for_what_may_be_compared(tmp_path: Path, monkeypat
     with pytest.raises(UserError, match="untrained models"):
         module.figure(write(tmp_path / "raw", untrained), "segmentation", tmp_path / "b.png")
     assert module.figures(tmp_path / "raw") == []
+
+
+def test_a_figure_in_company_is_marked_and_the_reason_is_in_the_csv(tmp_path: Path) -> None:
+    quiet = make("latency", backbone="a", latency_ms=1.0)
+    crowded = make("latency", backbone="b", latency_ms=9.0, company="others kept 1.0 cores busy")
+    folder = write(tmp_path / "box", [quiet, crowded, make("complexity", backbone="b", params_m=2.0)])
+    report(tmp_path)
+    text = (folder / "segmentation.md").read_text()
+    assert "| ≈ 9.0 |" in text
+    assert "≈ 1.0" not in text
+    assert "≈ 2.00" not in text, "what was not timed is what it is"
+    assert "no claim is made of it" in text
+    rows = list(csv.DictReader((folder / "segmentation.csv").read_text().splitlines()))
+    assert {row["backbone"]: (row["latency_ms"], row["company_latency"]) for row in rows} == {
+        "a": ("1.0", ""),
+        "b": ("9.0", "others kept 1.0 cores busy"),
+    }
+    write(folder, [quiet])
+    report(tmp_path)
+    assert "company" not in (folder / "segmentation.csv").read_text(), "only where there is any"

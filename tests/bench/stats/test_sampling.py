@@ -8,6 +8,7 @@ import pytest
 from bench.stats.sampling import (
     ENOUGH,
     ROUNDS,
+    beside_others,
     by_round,
     enough,
     interval,
@@ -98,3 +99,11 @@ def test_disturbed_rounds_are_left_out_unless_they_were_allowed():
     assert rounds_of({"forward_ms": [1.0]}, "forward_ms") == {}
     with pytest.raises(ValueError, match=r"shorter|longer"):
         by_round([1.0], [0, 1])
+
+
+def test_beside_others_the_interval_reaches_down_to_what_the_fastest_round_may_have_been():
+    found = beside_others([10.0, 12.0, 11.0, 30.0], 0.5)
+    assert (found.median, found.low, found.high) == (11.5, 5.0, 30.0)
+    steady = beside_others([10.0] * 50, 0.5)
+    assert steady.half == 0.25, "rounds that agree are no reason to trust them"
+    assert beside_others([10.0], 0.0).low == 0.0

@@ -4,8 +4,9 @@ from dataclasses import replace
 import pytest
 
 from bench.errors import UserError
-from bench.store.record import Record, parse
+from bench.store.record import Record, better, parse
 from bench.store.store import RECORDS, Store
+from tests.bench.records import make
 
 FIELDS = {"backbone": "vit_pico", "window": "keep", "padding": "refuse", "memory_format": "contiguous"}
 RECORD = Record("latency", 1, FIELDS, {}, "here", "ok", values={"latency_ms": 1.5, "unknown": None})
@@ -129,3 +130,24 @@ def test_a_folder_in_the_place_of_the_records_is_named(tmp_path):
     (tmp_path / RECORDS).mkdir()
     with pytest.raises(UserError, match=r"records.jsonl cannot be read"), Store(tmp_path).writing():
         pass
+
+
+@pytest.mark.parametrize(
+    ("earlier", "later", "replaced"),
+    [
+        ({}, {}, True),
+        ({}, {"company": "others"}, False),
+        ({"company": "others"}, {}, True),
+        ({"company": "others"}, {"company": "more of them"}, True),
+        ({"company": "others"}, {"status": "invalid"}, False),
+        ({"status": "invalid"}, {"company": "others"}, True),
+        ({}, {"status": "error"}, False),
+        ({"status": "timeout"}, {"status": "error"}, True),
+    ],
+)
+def test_a_figure_in_company_takes_no_place_of_one_that_was_alone(earlier, later, replaced):
+    one, other = (
+        make("latency", given.get("status", "ok"), **{name: text for name, text in given.items() if name != "status"})
+        for given in (earlier, later)
+    )
+    assert better(other, one) == replaced

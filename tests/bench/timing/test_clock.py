@@ -1,13 +1,14 @@
 """The clocks, the warm-up and one cell's rounds, with time that is made up."""
 
 import itertools
+import re
 import threading
 from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 
-from bench.plan.measure import Context, Invalid, Precision, Turn
+from bench.plan.measure import COMPANY, Context, Invalid, Precision, Turn
 from bench.timing import company, rounds
 from bench.timing.clock import DeviceClock, HostClock, calls_within, warm_up
 from bench.timing.company import Company
@@ -224,15 +225,31 @@ def test_disturbed_rounds_are_taken_again_and_kept_apart(company_of):
     assert outcome.samples["latency_ms"].count(500.0) == disturbed == len(outcome.samples["disturbed_round"])
 
 
-def test_a_cell_that_never_had_the_machine_is_invalid_and_says_why(company_of):
-    with pytest.raises(Invalid, match=r"(\d+) of \1 rounds were disturbed .*1\.25 cores.*--allow-company") as caught:
-        take(company_of([1.25]), budget_s=2.0)
+def test_a_cell_that_never_had_the_machine_says_so_and_has_a_wide_interval(company_of):
+    found = take(company_of([0.75]), budget_s=2.0)
+    assert found.values["latency_ms"] == 500.0
+    assert found.values["disturbed_rounds"] == found.values["rounds"] >= 2 * LEAST, "others were waited for"
+    assert re.fullmatch(r"(\d+) of \1 rounds were disturbed .*0\.75 cores.*", found.values[COMPANY])
+    assert found.values["latency_ci_pct"] == pytest.approx(100 * (500 - 0.25 * 500) / 2 / 500), "all on one CPU of two"
+    assert len(found.samples["company_round"]) == found.values["rounds"]
+    hurried = take(company_of([0.75]), budget_s=2.0, company="allow")
+    assert COMPANY in hurried.values
+    assert hurried.values["rounds"] < found.values["rounds"]
+
+
+def test_where_company_is_refused_it_is_invalid_with_all_samples(company_of):
+    with pytest.raises(Invalid, match=r"(\d+) of \1 rounds were disturbed .*1\.25 cores.*leave out --alone") as caught:
+        take(company_of([1.25]), budget_s=2.0, company="refuse")
     found = caught.value.outcome
     assert found.values["disturbed_rounds"] == found.values["rounds"] >= 2 * LEAST
     assert len(found.samples["latency_ms"]) == found.values["rounds"], "never discarded in silence"
-    allowed = take(company_of([1.25]), budget_s=2.0, alone=False)
-    assert allowed.values["latency_ms"] == 500.0
-    assert allowed.values["disturbed_rounds"] == allowed.values["rounds"]
+    assert len(found.samples["disturbed_round"]) == found.values["rounds"]
+
+
+def test_enough_quiet_rounds_are_no_company(company_of):
+    found = take(company_of([0.0, 1.5]), target=0.01, budget_s=1e9, company="allow")
+    assert COMPANY not in found.values
+    assert found.values["latency_ms"] == 100.0
 
 
 def test_what_cannot_be_known_is_no_disturbance_and_no_number(seen):

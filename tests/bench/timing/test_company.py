@@ -10,7 +10,7 @@ import pynvml
 import pytest
 
 from bench.timing import company, nvml
-from bench.timing.company import OTHERS, Company, Watch, disturbed, watch
+from bench.timing.company import OTHERS, POWER_CAP, Company, Watch, disturbed, watch
 
 CARDS = ["GPU-aaaa1111-0000", "GPU-aaaa2222-0000", "GPU-bbbb0000-0000"]
 MIG = "MIG-cccc0000-0000"
@@ -429,3 +429,21 @@ def test_the_module_needs_no_torch():
 
     text = f"import sys, {company.__name__}, {nvml.__name__}, bench.report.roofline; sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-W", "error", "-c", text], check=True)
+
+
+@pytest.mark.parametrize(
+    ("seen", "threads", "device", "share"),
+    [
+        (Company(others_cores=0.75), 2, "cpu", 0.25),
+        (Company(others_cores=0.5, steal_cores=0.25), 2, "cpu", 0.25),
+        (Company(others_cores=0.75), 1, "cpu", 1.0),
+        (Company(others_cores=1.9), 2, "cpu", 0.0),
+        (Company(), 2, "cpu", 0.0),
+        (Company(others_cores=0.1, throttled=("thermal (3 events)",)), 2, "cpu", 0.0),
+        (Company(gpu_processes=1), 2, "cuda", 0.5),
+        (Company(gpu_processes=0, throttled=("thermal",)), 2, "cuda", 0.0),
+        (Company(gpu_processes=3, throttled=(POWER_CAP,)), 2, "cuda", 0.25),
+    ],
+)
+def test_what_others_left_is_the_least_that_it_can_have_been(seen, threads, device, share):
+    assert company.left(seen, 2, threads, device) == pytest.approx(share)
