@@ -81,6 +81,16 @@ class Head(nn.Module, ABC):
     def decode(self, raw: Raw, size: tuple[int, int]) -> Prediction:
         """Prediction at ``size`` (H, W) pixels, which need not be the size of the input."""
 
+    def scores(self, raw: Raw, size: tuple[int, int]) -> Float[Tensor, "B K H W"]:  # noqa: ARG002 - overridden
+        """Score of each class at each of ``size`` (H, W) pixels, of which `decode` takes the class of the largest.
+
+        The scores of windows that overlap may be averaged.
+
+        Raises:
+            Unsupported: the head does not predict a class per pixel.
+        """
+        raise Unsupported(f"{type(self).__name__} has no score for each class at each pixel: it predicts {self.task}")
+
     def set_class_weights(self, weights: Float[Tensor, " K"]) -> None:
         """Weights of the classes in the loss; a head that has no use for them leaves this as it is."""
 
@@ -218,15 +228,28 @@ class Model(nn.Module):
         """See `Head.decode`; ``size`` (H, W) is that of the image without its padding."""
         if self.size == self.backbone.size:
             return self.head.decode(raw, size)
-        # The padded picture, at the scale that takes the image to the wanted size; rounded up to whole pixels, so the
-        # right and lower edge of a prediction at another size than the input may be off by less than one.
-        scaled = [
-            -(-whole * wanted // part) for whole, wanted, part in zip(self.backbone.size, size, self.size, strict=True)
-        ]
-        prediction = self.head.decode(raw, (scaled[0], scaled[1]))
+        prediction = self.head.decode(raw, self._with_padding(size))
         if isinstance(prediction, Tensor):
             return prediction[:, : size[0], : size[1]].contiguous()
         return [_cropped(boxes, size) for boxes in prediction]
+
+    @torch.no_grad()
+    def scores(self, raw: Raw, size: tuple[int, int]) -> Float[Tensor, "B K H W"]:
+        """See `Head.scores`; ``size`` (H, W) is that of the image without its padding."""
+        if self.size == self.backbone.size:
+            return self.head.scores(raw, size)
+        return self.head.scores(raw, self._with_padding(size))[..., : size[0], : size[1]]
+
+    def _with_padding(self, size: tuple[int, int]) -> tuple[int, int]:
+        """Of the padded picture, at the scale that takes the image to ``size``.
+
+        Rounded up to whole pixels, so the right and lower edge of a prediction at another size than the input may be
+        off by less than one.
+        """
+        height, width = (
+            -(-whole * wanted // part) for whole, wanted, part in zip(self.backbone.size, size, self.size, strict=True)
+        )
+        return height, width
 
     def _padded(self, image: Float[Tensor, "B 3 h w"]) -> Float[Tensor, "B 3 H W"]:
         height, width = self.backbone.size

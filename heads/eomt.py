@@ -5,6 +5,7 @@ Mask2Former (Cheng et al. 2022, arXiv 2112.01527).
 """
 
 import math
+from collections.abc import Iterator
 from typing import TypedDict
 
 import torch
@@ -31,7 +32,7 @@ POWER = 0.9
 LARGE = 1024
 """Token width of ViT-L, from which on the published models have one block more."""
 STRIP = 1 << 22
-"""Most numbers that `EoMT.decode` holds at full size at a time."""
+"""Most numbers that `EoMT._strips` holds at full size at a time."""
 
 
 class EoMTOutput(TypedDict):
@@ -190,20 +191,35 @@ class EoMT(TokenHead):
 
     @torch.no_grad()
     def decode(self, raw: Raw, size: tuple[int, int]) -> Int[Tensor, "B H W"]:
-        """Class of the largest sum over the queries of class probability times mask probability, at each pixel.
+        """Class of the largest of the `scores` at each pixel.
 
-        Mask logits are scaled bilinearly to ``size`` (H, W). This is done image by image in strips of rows: Q masks of
-        a whole image (100 queries, 1024 x 2048 px: 0.8 GB) never exist.
+        This is done image by image in strips of rows: Q masks of a whole image (100 queries, 1024 x 2048 px: 0.8 GB)
+        never exist.
         """
         output: EoMTOutput = raw
+        prediction = torch.empty(len(output["masks"][-1]), *size, dtype=torch.int64, device=output["masks"].device)
+        for image, top, scores in self._strips(output, size):
+            prediction[image, top : top + scores.shape[1]] = scores.argmax(dim=0)
+        return prediction
+
+    @torch.no_grad()
+    def scores(self, raw: Raw, size: tuple[int, int]) -> Float[Tensor, "B K H W"]:
+        """Sum over the queries of class probability times mask probability, mask logits scaled bilinearly."""
+        output: EoMTOutput = raw
+        masks = output["masks"][-1]
+        found = torch.empty(len(masks), self.classes, *size, device=masks.device)
+        for image, top, scores in self._strips(output, size):
+            found[image, :, top : top + scores.shape[1]] = scores
+        return found
+
+    def _strips(self, output: EoMTOutput, size: tuple[int, int]) -> Iterator[tuple[int, int, Float[Tensor, "K _ W"]]]:
+        """Image, first row and scores of one strip after the other."""
         classes, masks = output["classes"][-1].float().softmax(dim=-1)[..., :-1], output["masks"][-1].float()
         rows = max(1, STRIP // (size[1] * (masks.shape[1] + self.classes)))
-        prediction = torch.empty(len(masks), *size, dtype=torch.int64, device=masks.device)
         for image, (weights, logits) in enumerate(zip(classes, masks, strict=True)):
             for top in range(0, size[0], rows):
                 strip = _strip(logits, size, top, min(top + rows, size[0])).sigmoid()
-                prediction[image, top : top + rows] = torch.einsum("qk,qhw->khw", weights, strip).argmax(dim=0)
-        return prediction
+                yield image, top, torch.einsum("qk,qhw->khw", weights, strip)
 
 
 def masking(step: int, blocks: int, done: float) -> float:

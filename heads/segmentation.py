@@ -85,12 +85,20 @@ class SegmentationHead(Head):
         size logits (150 classes, 512 x 2048 px: 0.6 GB an image): image by image, `AT_ONCE` classes at a time. Up to
         that many classes there is nothing to save but the other images of the batch. One class: every label is 0.
         """
-        logits = _tensor(raw).detach()
-        labels = torch.zeros(len(logits), *size, dtype=torch.int64, device=logits.device)
-        if logits.shape[1] > 1:
-            for image, into in zip(logits.split(1), labels, strict=True):
-                _label(image, into)
-        return labels
+        return labels_of(_tensor(raw).detach(), size)
+
+    def scores(self, raw: Raw, size: tuple[int, int]) -> Float[Tensor, "B K H W"]:
+        """The logits in float32, scaled bilinearly."""
+        return _resize(_tensor(raw).float(), size)
+
+
+def labels_of(logits: Float[Tensor, "B K _ _"], size: tuple[int, int]) -> Int[Tensor, "B H W"]:
+    """See `SegmentationHead.decode`."""
+    labels = torch.zeros(len(logits), *size, dtype=torch.int64, device=logits.device)
+    if logits.shape[1] > 1:
+        for image, into in zip(logits.split(1), labels, strict=True):
+            _label(image, into)
+    return labels
 
 
 def use_group_norm(module: nn.Module) -> None:

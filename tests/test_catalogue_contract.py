@@ -240,12 +240,18 @@ def test_gradients_reach_every_parameter_and_predictions_have_their_form(name, h
     assert all(torch.isfinite(parameter.grad).all() for parameter in model.parameters() if parameter.grad is not None)
     model.eval()
     with torch.inference_mode():
-        prediction = model.decode(model(image), (100, 70))
+        raw = model(image)
+        prediction = model.decode(raw, (100, 70))
     if model.task == "segmentation":
         assert prediction.shape == (2, 100, 70)
         assert prediction.dtype == torch.int64
         assert 0 <= prediction.min() <= prediction.max() < CLASSES
+        scores = model.scores(raw, (100, 70))
+        assert scores.shape == (2, CLASSES, 100, 70)
+        assert torch.equal(scores.argmax(1), prediction), "what decode takes the largest of"
     else:
+        with pytest.raises(Unsupported, match="it predicts detection"):
+            model.scores(raw, (100, 70))
         assert len(prediction) == 2
         for boxes in prediction:
             assert boxes.xyxy.shape == (len(boxes.labels), 4)
@@ -438,6 +444,7 @@ def test_a_padded_model_ignores_its_padding_and_predicts_at_the_asked_size():
     assert torch.equal(model.loss(raw, labels), whole.loss(raw, target))
     assert torch.equal(model.decode(raw, (48, 70)), whole.decode(raw, (48, 80))[..., :70])
     assert model.decode(raw, (96, 140)).shape == (2, 96, 140)
+    assert torch.equal(model.scores(raw, (96, 140)).argmax(1), model.decode(raw, (96, 140)))
 
 
 def test_boxes_of_a_padded_model_end_at_the_image():
