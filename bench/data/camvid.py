@@ -21,6 +21,7 @@ from bench.data.images import (
     SampleCache,
     files_by_stem,
     first_few,
+    image_size,
     mask_truth,
     read_image,
     read_labels,
@@ -124,16 +125,24 @@ class CamVid(Dataset):
             raise DataError(message)
         return mask_truth(mask.astype(np.uint8))
 
+    def whole(self, index: int, enough: tuple[int, int]) -> Sample:
+        """Picture and mask in their own shape."""
+        return self._cache.get((index, "whole", enough), lambda: self._read(index, enough), copy=False)
+
     def _stretched(self, index: int, size: tuple[int, int]) -> Sample:
+        sample = self._read(index)
+        return stretch(sample.image, sample.truth, size)
+
+    def _read(self, index: int, enough: tuple[int, int] | None = None) -> Sample:
         path, label_path = self._pairs[index]
-        image, truth = read_image(path), self.truth(index)
-        if image.shape[:2] != truth.size:
+        size, truth = image_size(path), self.truth(index)
+        if size != truth.size:
             message = (
                 f"{label_path}: {truth.size[1]} x {truth.size[0]} pixels, but {path} has "
-                f"{image.shape[1]} x {image.shape[0]}; want the same"
+                f"{size[1]} x {size[0]}; want the same"
             )
             raise DataError(message)
-        return stretch(image, truth, size)
+        return Sample(read_image(path, enough), truth)
 
 
 def _pairs(root: Path, split: Split) -> list[tuple[Path, Path]]:

@@ -35,7 +35,7 @@ from faster_coco_eval.core import mask as rle
 from numpy.typing import NDArray
 
 from bench.data.contract import Dataset, Sample, Split, Task, Truth
-from bench.data.images import SampleCache, Size, first_few, read_image, stretch
+from bench.data.images import SampleCache, Size, first_few, image_size, read_image, stretch
 from bench.errors import DataError, unknown
 
 CATALOGUE = {
@@ -182,16 +182,24 @@ class Coco(Dataset):
                 raise DataError(message) from error
         return masks
 
+    def whole(self, index: int, enough: tuple[int, int]) -> Sample:
+        """Picture, boxes and masks in their own shape."""
+        return self._cache.get((index, "whole", enough), lambda: self._read(index, enough), copy=False)
+
     def _stretched(self, index: int, size: tuple[int, int]) -> Sample:
+        sample = self._read(index)
+        return stretch(sample.image, sample.truth, size)
+
+    def _read(self, index: int, enough: tuple[int, int] | None = None) -> Sample:
         path = self._folder / str(self._index.names[index])
-        image, truth = read_image(path), self.truth(index)
-        if image.shape[:2] != truth.size:
+        size, truth = image_size(path), self.truth(index)
+        if size != truth.size:
             message = (
-                f"{path}: {image.shape[1]} x {image.shape[0]} pixels, but {self._source.name} says "
+                f"{path}: {size[1]} x {size[0]} pixels, but {self._source.name} says "
                 f"{truth.size[1]} x {truth.size[0]}, so its objects do not fit"
             )
             raise DataError(message)
-        return stretch(image, truth, size)
+        return Sample(read_image(path, enough), truth)
 
 
 def _parts(root: Path) -> dict[Split, _Part]:

@@ -63,6 +63,8 @@ class Dataset(ABC):
     classes: tuple[str, ...]
     background: int | None = None
     """Index of the class that means "nothing here", left out of the foreground mIoU; None if there is none."""
+    flips: tuple[Literal["horizontal", "vertical"], ...] = ("horizontal",)
+    """Mirrorings that leave a picture one of its kind: a street upside down is none, cells have no up and no down."""
 
     @abstractmethod
     def __len__(self) -> int:
@@ -75,6 +77,18 @@ class Dataset(ABC):
         Raises:
             DataError: the image or its labels cannot be read, or a label is out of range; names the file.
         """
+
+    def whole(self, index: int, enough: tuple[int, int]) -> Sample:  # noqa: ARG002 - for those that can save by it
+        """The picture in its own shape and its labels, for whoever cuts and zooms.
+
+        Both in full, as they are stored, but for two savings. Of a picture that is larger than ``enough`` (H, W) on
+        both sides a smaller copy may come, down to that, beside the full labels. And what is drawn has no resolution of
+        its own: it comes as large as ``enough``, labels too. The arrays are the data set's own, not to be changed.
+
+        Raises:
+            DataError: as for `sample`.
+        """
+        return self.sample(index, self.truth(index).size)
 
     @abstractmethod
     def truth(self, index: int) -> Truth:

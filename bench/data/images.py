@@ -52,8 +52,11 @@ def _opened(path: Path) -> Iterator[Image.Image]:
         raise DataError(message) from error
 
 
-def read_image(path: Path) -> NDArray[np.uint8]:
+def read_image(path: Path, enough: Size | None = None) -> NDArray[np.uint8]:
     """Read a picture as (H, W, 3) uint8 RGB, in stored pixel order.
+
+    With ``enough`` (H, W) a larger picture comes at a half, a quarter, ... of its size that is no less on either side
+    and whole pixels. JPEGs are then decoded at that size, in a fraction of the time; others are averaged.
 
     Grey-scale, palette and CMYK pictures are converted; transparency is dropped, not blended, since there is no
     background to blend with; 16-bit grey keeps its upper eight bits.
@@ -62,14 +65,30 @@ def read_image(path: Path) -> NDArray[np.uint8]:
         if image.mode in {"I", "F"}:
             message = f"{path}: pixels of kind '{image.mode}' have no known range; want 8 or 16 bits a channel"
             raise DataError(message)
+        factor, height = _reduction((image.height, image.width), enough), image.height
+        if factor > 1:
+            image.draft(None, (image.width // factor, image.height // factor))  # does nothing to what is no JPEG
+        left = factor * image.height // height
         if image.mode.startswith("I;16"):
             # Pillow's own conversion clips at 255 and would turn nearly all of the picture white.
-            grey = (np.asarray(image) >> 8).astype(np.uint8)
-            return np.repeat(grey[:, :, None], 3, axis=2)
-        if image.mode == "P" and "transparency" in image.info:
-            # Straight to RGB, Pillow warns that the transparency is lost; it is meant to be.
-            return np.array(image.convert("RGBA").convert("RGB"))
-        return np.array(image.convert("RGB"))
+            grey = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+            return np.array(grey.reduce(left).convert("RGB"))
+        # Straight to RGB, Pillow warns that the transparency of a palette is lost; it is meant to be.
+        clear = image.mode == "P" and "transparency" in image.info
+        return np.array((image.convert("RGBA") if clear else image).convert("RGB").reduce(left))
+
+
+def _reduction(size: Size, enough: Size | None) -> int:
+    """The largest power of two that divides both sides and leaves them ``enough``.
+
+    A side that it does not divide would end within a pixel, and labels beside it would no longer fit.
+    """
+    if enough is None:
+        return 1
+    factor, pairs = 2, list(zip(size, enough, strict=True))
+    while all(side % factor == 0 and side >= factor * least for side, least in pairs):
+        factor *= 2
+    return factor // 2
 
 
 def image_size(path: Path) -> Size:
@@ -191,7 +210,7 @@ def stretch(image: NDArray[np.uint8], truth: Truth, size: Size) -> Sample:
 
 
 class SampleCache:
-    """The samples used last, at their final size, up to a number of bytes: later epochs decode nothing.
+    """The samples used last, at the size that was asked for, up to a number of bytes: later epochs decode nothing.
 
     Samples are copied on the way out, so a caller may change what it gets. Threads may share it. A pickled copy, as a
     worker process gets it, starts out empty.
@@ -211,18 +230,20 @@ class SampleCache:
         """Return the number of samples kept."""
         return len(self._samples)
 
-    def get(self, key: Hashable, make: Callable[[], Sample]) -> Sample:
-        """Return the sample kept under ``key``; ``make()`` where there is none."""
+    def get(self, key: Hashable, make: Callable[[], Sample], *, copy: bool = True) -> Sample:
+        """Return the sample kept under ``key``, ``make()`` where there is none; without a copy it is to be left as is.
+
+        Threads that want the same at the same time may each make it.
+        """
         with self._lock:
             kept = self._samples.get(key)
             if kept is not None:
                 self._samples.move_to_end(key)
-        if kept is not None:
-            return _copy(kept)
-        made = make()  # outside the lock: decoding is the slow part, and threads should share it
-        with self._lock:
-            self._keep(key, made)
-        return _copy(made)
+        if kept is None:
+            kept = make()  # outside the lock: decoding is the slow part, and threads should share it
+            with self._lock:
+                self._keep(key, kept)
+        return _copy(kept) if copy else kept
 
     def _keep(self, key: Hashable, sample: Sample) -> None:
         cost = _bytes(sample)

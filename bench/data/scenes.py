@@ -435,6 +435,7 @@ class Scenes(Dataset):
         self.task = task
         self.classes = CLASSES if task == "segmentation" else CLASSES[1:]
         self.background = 0 if task == "segmentation" else None
+        self.flips = ("horizontal", "vertical")
         self.split: Split = split
         self._masks = masks
         self._cache = cache
@@ -447,6 +448,10 @@ class Scenes(Dataset):
     def __getstate__(self) -> dict[str, Any]:
         # A mapped file would be pickled by value: a worker opens its own.
         return {**self.__dict__, "_renderings": {}}
+
+    def whole(self, index: int, enough: tuple[int, int]) -> Sample:
+        """A square of the larger side of ``enough``, drawn at that size with its labels."""
+        return self.sample(index, (max(enough), max(enough)))
 
     def sample(self, index: int, size: tuple[int, int]) -> Sample:
         """Image and labels at ``size`` (H, W). The first call for a size renders the whole split into the cache."""

@@ -215,8 +215,16 @@ class VOCDetection(Dataset):
             ignore=np.array([thing.difficult or _without_extent(thing) for thing in annotation.objects], np.bool_),
         )
 
+    def whole(self, index: int, enough: tuple[int, int]) -> Sample:
+        """Picture and boxes in their own shape."""
+        return self._cache.get((index, "whole", enough), lambda: self._read(index, enough), copy=False)
+
     def _stretched(self, index: int, size: tuple[int, int]) -> Sample:
-        return stretch(read_image(self._items[index].image), self.truth(index), size)
+        sample = self._read(index)
+        return stretch(sample.image, sample.truth, size)
+
+    def _read(self, index: int, enough: tuple[int, int] | None = None) -> Sample:
+        return Sample(read_image(self._items[index].image, enough), self.truth(index))
 
 
 class VOCSegmentation(Dataset):
@@ -255,16 +263,24 @@ class VOCSegmentation(Dataset):
             raise DataError(message)
         return mask_truth(mask)
 
+    def whole(self, index: int, enough: tuple[int, int]) -> Sample:
+        """Picture and mask in their own shape."""
+        return self._cache.get((index, "whole", enough), lambda: self._read(index, enough), copy=False)
+
     def _stretched(self, index: int, size: tuple[int, int]) -> Sample:
+        sample = self._read(index)
+        return stretch(sample.image, sample.truth, size)
+
+    def _read(self, index: int, enough: tuple[int, int] | None = None) -> Sample:
         item = self._items[index]
-        image, truth = read_image(item.image), self.truth(index)
-        if image.shape[:2] != truth.size:
+        size, truth = image_size(item.image), self.truth(index)
+        if size != truth.size:
             message = (
                 f"{item.label}: {truth.size[1]} x {truth.size[0]} pixels, but {item.image} has "
-                f"{image.shape[1]} x {image.shape[0]}; want the same"
+                f"{size[1]} x {size[0]}; want the same"
             )
             raise DataError(message)
-        return stretch(image, truth, size)
+        return Sample(read_image(item.image, enough), truth)
 
 
 def _home(root: Path, task: str) -> Path:

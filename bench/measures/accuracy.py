@@ -2,7 +2,6 @@
 
 import copy
 import time
-from collections.abc import Iterator
 
 import numpy as np
 import torch
@@ -12,10 +11,12 @@ from bench.model import build, modes
 from bench.plan.cell import Cell
 from bench.plan.measure import Context, Outcome, Value
 from bench.plan.recipe import Recipe
+from bench.training.loader import workers_for
 from bench.training.metrics import BoxPrecision, Confusion
 from bench.training.pictures import draw
+from bench.training.predict import frame, predictions
 from bench.training.train import train
-from heads.contract import Boxes, Model, Prediction
+from heads.contract import Boxes, Model
 
 CATALOGUE = {
     "accuracy": {
@@ -61,12 +62,10 @@ CATALOGUE = {
             {"name": "mask_ap_medium", "unit": "%", "title": "mask AP medium", "better": "higher", "task": "detection"},
             {"name": "mask_ap_large", "unit": "%", "title": "mask AP large", "better": "higher", "task": "detection"},
             {"name": "train_s", "unit": "s", "title": "training", "better": "lower", "digits": 0, "table": False},
+            {"name": "data_wait_pct", "unit": "%", "title": "waited for data", "better": "lower", "table": False},
         ],
     }
 }
-
-EVALUATION_BATCH, MASK_BATCH = 16, 2
-"""Images a batch. A hundred masks of the size of a photograph take 30 MB, and several times that in the making."""
 
 
 def measure(cell: Cell, context: Context) -> Outcome:
@@ -75,6 +74,8 @@ def measure(cell: Cell, context: Context) -> Outcome:
     The evaluated artifact is the one that latency and memory time: weights cast to the cell's dtype. Predictions are
     mapped to the size of the ground truth, whatever size went in, so rows of several input sizes share one truth.
     Training and evaluation are eager: a compiled row shows the accuracy of the same weights, run eagerly.
+
+    ``data_wait_pct``: share of the training, from its second step on, that went by in waiting for a batch.
     """
     case = context.case
     device = build.device_of(cell)
@@ -85,11 +86,10 @@ def measure(cell: Cell, context: Context) -> Outcome:
     if case.root is not None:
         # A broken file is found now and not after the training.
         for index in range(min(len(val), plan.val_images or len(val))):
-            val.sample(index, cell.size)
-            val.truth(index)
+            frame(val, plan, cell.size, index)
     net = build.of_case(case).to(device)
     start = time.monotonic()
-    losses = train(
+    trained = train(
         net,
         data,
         plan,
@@ -98,11 +98,13 @@ def measure(cell: Cell, context: Context) -> Outcome:
         device=device,
         seed=cell.seed,
         report=context.report,
+        workers=workers_for(device, context.threads),
     )
     seconds = time.monotonic() - start
     artifact = modes.for_inference(copy.deepcopy(net), cell, device)
     values = evaluate(artifact, val, plan, cell, context)
-    return Outcome({**values, "train_s": seconds}, {"loss": losses})
+    waited = None if trained.waited is None else 100 * trained.waited
+    return Outcome({**values, "train_s": seconds, "data_wait_pct": waited}, {"loss": trained.losses})
 
 
 def evaluate(net: Model, val: Dataset, plan: Recipe, cell: Cell, context: Context) -> dict[str, Value]:
@@ -111,7 +113,8 @@ def evaluate(net: Model, val: Dataset, plan: Recipe, cell: Cell, context: Contex
     count = min(len(val), plan.val_images or len(val))
     drawn: list[tuple[np.ndarray, Truth, np.ndarray | Boxes]] = []
     done = 0
-    for images, truths, prediction in _predictions(net, val, cell, count):
+    workers = workers_for(build.device_of(cell), context.threads)
+    for images, truths, prediction in predictions(net, val, plan, size=cell.size, count=count, workers=workers):
         for row, (image, truth) in enumerate(zip(images, truths, strict=True)):
             found = prediction[row].cpu() if isinstance(prediction, torch.Tensor) else prediction[row]
             if isinstance(found, torch.Tensor):
@@ -136,31 +139,6 @@ def evaluate(net: Model, val: Dataset, plan: Recipe, cell: Cell, context: Contex
         "pixel_accuracy": _percent(confusion.pixel_accuracy()),
         "class_iou": {name: _percent(value) for name, value in zip(val.classes, iou, strict=True)},
     }
-
-
-def _predictions(
-    net: Model, val: Dataset, cell: Cell, count: int
-) -> Iterator[tuple[list[np.ndarray], list[Truth], Prediction]]:
-    """Batches of neighbours whose truth has one size, so that one decode serves a batch."""
-    parameter = next(net.parameters())
-    images: list[np.ndarray] = []
-    truths: list[Truth] = []
-    for index in range(count):
-        truth = val.truth(index)
-        most = EVALUATION_BATCH if truth.masks is None else MASK_BATCH
-        if truths and (truth.size != truths[0].size or len(truths) == most):
-            yield images, truths, _predict(net, images, truths[0].size, parameter)
-            images, truths = [], []
-        images.append(val.sample(index, cell.size).image)
-        truths.append(truth)
-    if truths:
-        yield images, truths, _predict(net, images, truths[0].size, parameter)
-
-
-@torch.inference_mode()
-def _predict(net: Model, images: list[np.ndarray], size: tuple[int, int], like: torch.Tensor) -> Prediction:
-    batch = torch.from_numpy(np.stack(images)).to(like.device).permute(0, 3, 1, 2).float().div(255).to(like.dtype)
-    return net.decode(net(batch), size)
 
 
 def _picture_name(cell: Cell) -> str:

@@ -6,9 +6,9 @@ import re
 import tomllib
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from bench.errors import UserError, unknown
 
@@ -19,7 +19,11 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 
 
 class Recipe(BaseModel):
-    """How a model is trained for one task; every number that the result depends on, the seed apart."""
+    """How a model is trained for one task; every number that the result depends on, the seed apart.
+
+    A recipe keeps the ``pipeline`` that its records were made with, for another one draws other augmentations. 1 is
+    `bench.training.series`, with its faults; 2, which a new recipe gets, is `bench.training.loader`.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -36,13 +40,44 @@ class Recipe(BaseModel):
         default=None, ge=1, description="count classes on the first so many training images; default: up to 500, spread"
     )
     loss_stride: int = Field(default=1, ge=1, le=2, description="2: pixel loss on every second row and column")
-    flip: bool = Field(default=True, description="mirror left to right with probability 0.5")
-    flip_vertical: bool = Field(default=False, description="mirror top to bottom with probability 0.5")
+    pipeline: Literal[1, 2] = Field(default=2, description="version of what makes the samples")
+    meet: Literal["stretch", "crop", "letterbox"] = Field(
+        default="stretch",
+        description="how a picture of another shape meets the input, at zoom 1: stretch: both sides are scaled to it; "
+        "crop: the picture covers it, and what stands out is cut off; letterbox: the picture fits into it, and the "
+        "rest is padded with the mean colour. All but stretch keep the aspect",
+    )
+    windows: Fraction | None = Field(
+        default=None,
+        gt=0,
+        description="with crop, segmentation is evaluated in windows of the input's size that lie so much of its side "
+        "apart, and the scores are averaged where they overlap (0.67 is usual); default: the whole picture at once, "
+        "fitted into the input",
+    )
+    windows_zoom: float = Field(default=1.0, ge=1, description="zoom at which the windows are taken")
+    flip: bool | Literal["data"] = Field(
+        default=True, description="mirror left to right with probability 0.5; data: if that keeps what the data means"
+    )
+    flip_vertical: bool | Literal["data"] = Field(
+        default=False, description="mirror top to bottom with probability 0.5; data: likewise"
+    )
     scale: tuple[float, float] | None = Field(default=None, description="range of random zoom, then crop or pad")
     jitter: Fraction = Field(default=0.0, description="strength of brightness, contrast and saturation jitter")
     train_images: int | None = Field(default=None, ge=1, description="only the first so many training images")
     val_images: int | None = Field(default=None, ge=1, description="only the first so many validation images")
     pictures: int = Field(default=0, ge=0, description="validation images drawn with prediction beside truth")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.pipeline == 1 and (self.meet != "stretch" or "data" in (self.flip, self.flip_vertical)):
+            raise ValueError("pipeline 1 can only stretch, and flips by yes or no: leave 'pipeline' out")
+        if self.windows is not None and self.meet != "crop":
+            raise ValueError(f"windows go with meet = 'crop', not with '{self.meet}'")
+        if self.windows_zoom != 1 and self.windows is None:
+            raise ValueError("windows_zoom is of the windows: say how far apart they are (windows = 0.67)")
+        if self.scale is not None and not 0 < self.scale[0] <= self.scale[1]:
+            raise ValueError(f"scale is a range of zooms above 0, the smaller first; {list(self.scale)} came")
+        return self
 
 
 def names() -> list[str]:
@@ -101,6 +136,10 @@ def digest(name: str, task: str) -> str:
 def digest_of(recipe: Recipe) -> str:
     """Digest of what a recipe states, so that an edited recipe is another question (a comment is not)."""
     stated = recipe.model_dump(mode="json", exclude_unset=True)
+    # The first one goes without saying, as it did before there were two; a later one is what the numbers depend on.
+    stated.pop("pipeline", None)
+    if recipe.pipeline != 1:
+        stated["pipeline"] = recipe.pipeline
     return hashlib.sha256(json.dumps(stated, sort_keys=True).encode()).hexdigest()[:12]
 
 
@@ -129,7 +168,10 @@ def _read(path: Path) -> dict[str, Recipe]:
             raise UserError(f"{path}: {unknown('table', key, TASKS)}")
         if not isinstance(value, dict):
             raise UserError(f"{path}: [{key}] has to be a table of a recipe's fields, {value!r} came")
-    return {task: _recipe(value, f"{path}, [{task}]") for task, value in document.items()}
+    found = {task: _recipe(value, f"{path}, [{task}]") for task, value in document.items()}
+    if "detection" in found and found["detection"].windows is not None:
+        raise UserError(f"{path}, [detection]: windows are of segmentation; boxes are found in the whole picture")
+    return found
 
 
 def _recipe(stated: dict[str, Any], where: str) -> Recipe:
@@ -139,5 +181,7 @@ def _recipe(stated: dict[str, Any], where: str) -> Recipe:
         return Recipe(**stated)
     except ValidationError as error:
         wrong = error.errors()[0]
+        if not wrong["loc"]:
+            raise UserError(f"{where}: {wrong['msg'].removeprefix('Value error, ')}") from error
         key = ".".join(map(str, wrong["loc"]))
         raise UserError(f"{where} {key}: {wrong['msg']} (came: {wrong['input']!r})") from error

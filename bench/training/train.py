@@ -1,22 +1,33 @@
 """A seeded training run: any model, any data set, by a recipe."""
 
 import math
+import time
 from collections.abc import Callable, Iterator
-from typing import Any
+from contextlib import closing
+from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torchvision import tv_tensors
-from torchvision.transforms import v2
 
-from bench.data.contract import IGNORE, Dataset, Sample, Task
+from bench.data.contract import Dataset
 from bench.plan.measure import Invalid
 from bench.plan.recipe import Recipe
-from heads.contract import Boxes, Model, Target
+from bench.training import loader, series
+from heads.contract import Model, Target
 
+T = TypeVar("T")
 _NO_DECAY_NAMES = ("pos_embed", "cls_token", "dist_token", "relative_position_bias_table")
+
+
+@dataclass(frozen=True)
+class Trained:
+    """losses: of every step. waited: share of the time from the second step on that went by in waiting for a batch."""
+
+    losses: list[float]
+    waited: float | None
 
 
 def train(
@@ -29,8 +40,9 @@ def train(
     device: torch.device,
     seed: int,
     report: Callable[[str, int, int], None],
-) -> list[float]:
-    """Train in place with AdamW, a linear warm-up and a cosine; the loss of every step is returned.
+    workers: int = 0,
+) -> Trained:
+    """Train in place with AdamW, a linear warm-up and a cosine.
 
     Args:
         model: in float32, on ``device``.
@@ -41,9 +53,11 @@ def train(
         device: where the batches go.
         seed: of the order of images, of augmentation and of whatever the loss draws.
         report: told (stage, step, steps) as it goes.
+        workers: threads that make batches ahead of the steps; they change no batch. (The first pipeline has none.)
 
     Raises:
         Invalid: the loss is not finite; says at which step.
+        DataError: an image cannot be read; names the file.
     """
     torch.manual_seed(seed)
     model.train()
@@ -53,16 +67,51 @@ def train(
     stepper = Stepper(model, recipe, dtype=dtype, device=device)
     schedule = torch.optim.lr_scheduler.LambdaLR(stepper.optimizer, lambda step: _rate(step, recipe))
     losses = []
-    for step, (image, target) in enumerate(batches(data, recipe, size=size, device=device, seed=seed)):
-        report("training", step, recipe.steps)
-        model.head.set_progress(step / recipe.steps)
-        loss = stepper.loss(image, target)
-        if not torch.isfinite(loss):
-            raise Invalid(f"the loss became {loss.item()} at step {step} of {recipe.steps}; lower the learning rate")
-        stepper.update(loss)
-        schedule.step()
-        losses.append(loss.item())
-    return losses
+    if recipe.pipeline == 1:
+        made = series.batches(data, recipe, size=size, device=device, seed=seed)
+    else:
+        mean = model.backbone.mean
+        made = loader.batches(data, recipe, size=size, device=device, seed=seed, mean=mean, workers=workers)
+    feed = Waiting(made)
+    with closing(made):
+        for step, (image, target) in enumerate(feed):
+            report("training", step, recipe.steps)
+            model.head.set_progress(step / recipe.steps)
+            loss = stepper.loss(image, target)
+            if not torch.isfinite(loss):
+                raise Invalid(
+                    f"the loss became {loss.item()} at step {step} of {recipe.steps}; lower the learning rate"
+                )
+            stepper.update(loss)
+            schedule.step()
+            losses.append(loss.item())
+    return Trained(losses, feed.share() if recipe.steps > 1 else None)
+
+
+class Waiting(Iterator[T]):
+    """An iterator that knows which share of the time its taker has waited for it.
+
+    The first item is not counted: nobody can be ahead of it.
+    """
+
+    def __init__(self, items: Iterator[T]) -> None:
+        self._items = items
+        self._waited = 0.0
+        self._since: float | None = None
+
+    def __next__(self) -> T:
+        asked = time.perf_counter()
+        item = next(self._items)
+        now = time.perf_counter()
+        if self._since is None:
+            self._since = now
+        else:
+            self._waited += now - asked
+        return item
+
+    def share(self) -> float | None:
+        """Up to now, 0 to 1; None before the first item."""
+        return None if self._since is None else self._waited / (time.perf_counter() - self._since)
 
 
 class Stepper:
@@ -107,110 +156,12 @@ class Stepper:
         self.scaler.update()
 
 
-def batches(
-    data: Dataset, recipe: Recipe, *, size: tuple[int, int], device: torch.device, seed: int
-) -> Iterator[tuple[Float[Tensor, "B 3 H W"], Target]]:
-    """``recipe.steps`` augmented batches: RGB in 0..1, and the target of the task. Every image once an epoch."""
-    count = min(len(data), recipe.train_images or len(data))
-    order = _shuffled(count, seed)
-    augment = augmentation(recipe, size, data.task)
-    for _ in range(recipe.steps):
-        pairs = [augment(*tensors(data.sample(next(order), size))) for _ in range(recipe.batch)]
-        image = torch.stack([image for image, _ in pairs]).to(device, non_blocking=True).float() / 255
-        yield image, collate([target for _, target in pairs], device)
-
-
-def _shuffled(count: int, seed: int) -> Iterator[int]:
-    # numpy's generator, not torch's: the order of the images must not depend on how often a model or a loss draws.
-    generator = np.random.default_rng([seed, 1])
-    while True:
-        yield from generator.permutation(count).tolist()
-
-
-def tensors(sample: Sample) -> tuple[tv_tensors.Image, dict[str, Tensor]]:
-    """As torchvision's transforms want it: image (3, H, W) uint8; "mask" (H, W), or "boxes", "labels", "ignore".
-
-    Where the truth has instance masks there is "masks" beside the boxes, (M, H, W) uint8 of 0 and 1.
-    """
-    image = tv_tensors.Image(torch.from_numpy(np.array(sample.image)).permute(2, 0, 1))
-    truth = sample.truth
-    if truth.mask is not None:
-        return image, {"mask": tv_tensors.Mask(torch.from_numpy(np.array(truth.mask)))}
-    boxes = tv_tensors.BoundingBoxes(  # pyright: ignore[reportCallIssue] - its overloads leave out canvas_size
-        torch.from_numpy(np.array(truth.boxes)).reshape(-1, 4),
-        format=tv_tensors.BoundingBoxFormat.XYXY,
-        canvas_size=truth.size,
-    )
-    target = {
-        "boxes": boxes,
-        "labels": torch.from_numpy(np.array(truth.labels)),
-        "ignore": torch.from_numpy(np.array(truth.ignore)),
-    }
-    if truth.masks is not None:
-        target["masks"] = tv_tensors.Mask(torch.from_numpy(truth.masks.astype(np.uint8)))
-    return image, target
-
-
-def augmentation(recipe: Recipe, size: tuple[int, int], task: Task) -> v2.Transform:
-    """The recipe's augmentation with torchvision.transforms.v2; what a crop uncovers is black and ignored."""
-    # The masks of detection are those of single objects, and none of them is where there was no picture.
-    uncovered = IGNORE if task == "segmentation" else 0
-    fill: Any = {tv_tensors.Image: 0, tv_tensors.Mask: uncovered, tv_tensors.BoundingBoxes: 0}
-    steps: list[v2.Transform] = []
-    if recipe.scale is not None:
-        steps += [
-            # Its target is (width, height), whatever its documentation says; the zoom is relative to filling it.
-            v2.ScaleJitter((size[1], size[0]), scale_range=recipe.scale, antialias=True),
-            v2.RandomCrop(size, pad_if_needed=True, fill=fill),
-            v2.ClampBoundingBoxes(),
-        ]
-    if recipe.flip:
-        steps.append(v2.RandomHorizontalFlip())
-    if recipe.flip_vertical:
-        steps.append(v2.RandomVerticalFlip())
-    if recipe.jitter:
-        strength = recipe.jitter
-        steps.append(v2.ColorJitter(brightness=strength, contrast=strength, saturation=strength))
-    if recipe.scale is not None and task == "detection":
-        # A crop cuts objects down to slivers of a pixel or none, which are nothing to be found.
-        steps.append(v2.SanitizeBoundingBoxes(min_size=2, labels_getter=_per_box))
-    return v2.Compose(steps or [v2.Identity()])
-
-
-def _per_box(inputs: tuple[object, dict[str, Tensor]]) -> tuple[Tensor, ...]:
-    """What goes with a box and is dropped with it; of masks, the transform knows by itself."""
-    return inputs[1]["labels"], inputs[1]["ignore"]
-
-
-def collate(targets: list[dict[str, Tensor]], device: torch.device) -> Target:
-    """Masks stacked to (B, H, W) int64, or a list of `Boxes`.
-
-    With instance masks, an object of which no pixel is left (cropped away but for an empty corner of its box, or too
-    small for this size) is ignored: there is nothing to be found, and no shape to be learnt.
-    """
-    if "mask" in targets[0]:
-        return torch.stack([target["mask"].as_subclass(Tensor) for target in targets]).to(device).long()
-    return [_boxes(target, device) for target in targets]
-
-
-def _boxes(target: dict[str, Tensor], device: torch.device) -> Boxes:
-    masks, ignore = None, target["ignore"]
-    if "masks" in target:
-        masks = target["masks"].as_subclass(Tensor).bool()
-        ignore = ignore | ~masks.flatten(1).any(1)
-    return Boxes(
-        xyxy=target["boxes"].as_subclass(Tensor).float().to(device),
-        labels=target["labels"].to(device),
-        ignore=ignore.to(device),
-        masks=None if masks is None else masks.to(device),
-    )
-
-
 def class_weights(data: Dataset, recipe: Recipe, size: tuple[int, int], *, most: int = 500) -> Float[Tensor, " K"]:
     """Frequency ** -power over training masks, mean 1 over their pixels.
 
-    Counted on up to ``most`` images spread over the split, or on the first ``recipe.class_weight_images``. A class that
-    is in none of them weighs as much as the rarest that is: it may yet come, and is rare.
+    Counted at ground-truth resolution (by the first pipeline: in pictures stretched to ``size``) on up to ``most``
+    images spread over the split, or on the first ``recipe.class_weight_images``. A class that is in none of them weighs
+    as much as the rarest that is: it may yet come, and is rare.
     """
     count = min(len(data), recipe.train_images or len(data))
     if recipe.class_weight_images is not None:
@@ -219,7 +170,7 @@ def class_weights(data: Dataset, recipe: Recipe, size: tuple[int, int], *, most:
         indices = np.linspace(0, count - 1, min(count, most)).astype(int)
     pixels = np.zeros(256, np.int64)
     for index in indices.tolist():
-        mask = data.sample(index, size).truth.mask
+        mask = (data.sample(index, size).truth if recipe.pipeline == 1 else data.truth(index)).mask
         assert mask is not None, "a segmentation data set has masks"
         pixels += np.bincount(mask.ravel(), minlength=256)
     frequency = pixels[: len(data.classes)] / max(1, pixels[: len(data.classes)].sum())

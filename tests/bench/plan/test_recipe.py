@@ -111,3 +111,34 @@ def test_a_run_by_a_file_knows_it_by_content(write, tmp_path, monkeypatch):
     assert run.plan(again, HERE, store, Roots()).todo == []
     edited = asked.override({"recipe": [write(OWN.replace("3", "4", 1))]})
     assert len(run.plan(edited, HERE, store, Roots()).todo) == 1
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        ("pipeline = 1\nmeet = 'crop'", r"mine.toml, \[segmentation\]: pipeline 1 can only stretch"),
+        ("pipeline = 1\nflip = 'data'", "pipeline 1 can only stretch"),
+        ("pipeline = 3", r"pipeline: Input should be 1 or 2 \(came: 3\)"),
+        ("meet = 'strech'", r"meet: Input should be 'stretch', 'crop' or 'letterbox' \(came: 'strech'\)"),
+        ("windows = 0.5", "windows go with meet = 'crop', not with 'stretch'"),
+        ("meet = 'crop'\nwindows_zoom = 2.0", "say how far apart they are"),
+        ("meet = 'crop'\nwindows = 0", "windows: Input should be greater than 0"),
+        ("scale = [2.0, 1.0]", r"scale is a range of zooms above 0, the smaller first; \[2.0, 1.0\] came"),
+        ("flip = 'yes please'", r"flip.*came: 'yes please'"),
+    ],
+)
+def test_what_does_not_go_together_is_said(write, lines, message):
+    with pytest.raises(UserError, match=message):
+        recipe.check(write(OWN + lines))
+
+
+def test_windows_are_no_way_to_find_boxes(write):
+    with pytest.raises(UserError, match=r"\[detection\]: windows are of segmentation"):
+        recipe.check(write(OWN.replace("segmentation", "detection") + "meet = 'crop'\nwindows = 0.5"))
+
+
+def test_the_pipeline_is_part_of_a_recipe_and_the_first_goes_without_saying(write):
+    first, second = (recipe.load(write(OWN + line), "segmentation") for line in ("pipeline = 1", "pipeline = 2"))
+    unsaid = recipe.load(write(), "segmentation")
+    assert unsaid.pipeline == 2
+    assert recipe.digest_of(unsaid) == recipe.digest_of(second) != recipe.digest_of(first)

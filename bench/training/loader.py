@@ -1,0 +1,312 @@
+"""The second pipeline: batches made ahead of the steps, by threads.
+
+What is drawn for a sample depends on the seed and on its place in the training alone: not on the model, on what its
+loss draws, or on how many threads there are. Threads, not processes: a measuring process may have no children, and
+decoding, scaling and copying leave Python's lock alone.
+
+A sample is made of bytes, in its final place in the batch. What is done on floats (jitter of colours, filling the
+padding) is done with whole batches on the device, which is quicker even where the device is the CPU. Of batches made
+ahead there are at most `AHEAD` more than threads, of 3 bytes a pixel and the labels.
+"""
+
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import dataclass, replace
+from itertools import islice
+from math import ceil
+from typing import NamedTuple, TypeVar
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int, UInt8
+from numpy.typing import NDArray
+from torch import Tensor
+
+from bench.data.contract import IGNORE, Dataset
+from bench.plan.recipe import Recipe
+from bench.training.views import Objects, View, see_image, see_mask, see_objects, view
+from heads.contract import Boxes, Target
+
+AHEAD = 2
+"""Batches that wait to be taken, beyond those that threads are at."""
+MOST_WORKERS = 16
+GREY = (0.299, 0.587, 0.114)
+"""Share of red, green and blue in lightness (ITU-R BT.601), as in Pillow and torchvision."""
+T = TypeVar("T")
+
+
+def workers_for(device: torch.device, threads: int) -> int:
+    """Threads that make batches: one beside a CPU's own work, all but one of ``threads`` beside an accelerator."""
+    return 1 if device.type == "cpu" else max(1, min(threads - 1, MOST_WORKERS))
+
+
+def batches(
+    data: Dataset,
+    recipe: Recipe,
+    *,
+    size: tuple[int, int],
+    device: torch.device,
+    seed: int,
+    mean: Float[Tensor, "1 3 1 1"],
+    workers: int,
+) -> Generator[tuple[Float[Tensor, "B 3 H W"], Target]]:
+    """``recipe.steps`` augmented batches: RGB in 0..1, and the target of the task. Every image once an epoch.
+
+    Args:
+        data: the training split.
+        recipe: of `recipe.pipeline` 2.
+        size: (H, W) of the input in pixels.
+        device: where the batches go; to CUDA they are copied ahead, too.
+        seed: of the order of images and of augmentation.
+        mean: RGB that the model's normalisation takes to 0, for the padding; on ``device``.
+        workers: threads; 0 makes each batch when it is asked for. It changes no batch.
+    """
+    make, send = BatchMaker(data, recipe, size, seed), Sender(device)
+    with closing(ahead(lambda step: send(make(step)), recipe.steps, workers)) as made:
+        for batch in made:
+            send.received(batch)
+            yield finished(batch, mean)
+
+
+def ahead(make: Callable[[int], T], count: int, workers: int, *, more: int = AHEAD) -> Generator[T]:
+    """``make(0)`` to ``make(count - 1)`` in order, made by threads up to ``workers + more`` ahead of who takes them.
+
+    What ``make`` raises is raised where its result would have come.
+    """
+    if workers == 0:
+        yield from map(make, range(count))
+        return
+    pool = ThreadPoolExecutor(workers, thread_name_prefix="loader")
+    todo = iter(range(count))
+    try:
+        made: deque[Future[T]] = deque(pool.submit(make, index) for index in islice(todo, workers + more))
+        while made:
+            result = made.popleft().result()
+            made.extend(pool.submit(make, index) for index in islice(todo, 1))
+            yield result
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def shuffled(count: int, seed: int) -> Iterator[int]:
+    """Indices of images: every one once an epoch, in an order that depends on the seed alone."""
+    # numpy's generator, not torch's: the order of the images must not depend on how often a model or a loss draws.
+    generator = np.random.default_rng([seed, 1])
+    while True:
+        yield from generator.permutation(count).tolist()
+
+
+class Draws(NamedTuple):
+    """What is drawn for one sample; ``where``: see `bench.training.views.view`. colour: factors, 1 for none."""
+
+    zoom: float
+    where: tuple[float, float]
+    mirrored: bool
+    upside_down: bool
+    brightness: float
+    contrast: float
+    saturation: float
+
+
+def draws(recipe: Recipe, flips: Iterable[str], seed: int, number: int) -> Draws:
+    """For the ``number``-th sample of a training. All are drawn always, so that one option does not move another's."""
+    numbers = np.random.Generator(np.random.PCG64([seed, 2, number])).random(8).tolist()
+    low, high = recipe.scale or (1.0, 1.0)
+    moves = recipe.scale is not None or recipe.meet == "crop"
+    horizontal = "horizontal" in flips if recipe.flip == "data" else recipe.flip
+    vertical = "vertical" in flips if recipe.flip_vertical == "data" else recipe.flip_vertical
+    brightness, contrast, saturation = (1 + recipe.jitter * (2 * share - 1) for share in numbers[5:])
+    return Draws(
+        zoom=low + (high - low) * numbers[0],
+        where=(numbers[1], numbers[2]) if moves else (0.0, 0.0),
+        mirrored=horizontal and numbers[3] < 0.5,
+        upside_down=vertical and numbers[4] < 0.5,
+        brightness=brightness,
+        contrast=contrast,
+        saturation=saturation,
+    )
+
+
+@dataclass(frozen=True)
+class Batch:
+    """B samples as threads make them.
+
+    image: RGB, 0 in the padding. place: top, bottom, left and right of each picture in its image. padded: whether any
+    has padding. colour: factors of brightness, contrast and saturation of each; None: no jitter. mask: class per pixel,
+    255 in the padding; None in detection. boxes: of each image; None in segmentation.
+    """
+
+    image: UInt8[Tensor, "B 3 H W"]
+    place: Int[Tensor, "B 4"]
+    padded: bool
+    colour: Float[Tensor, "B 3"] | None
+    mask: UInt8[Tensor, "B H W"] | None
+    boxes: list[Boxes] | None
+
+    def map(self, move: Callable[[Tensor], Tensor]) -> "Batch":
+        """The same with other tensors."""
+        return replace(
+            self,
+            **{name: move(value) for name, value in vars(self).items() if isinstance(value, Tensor)},
+            boxes=None if self.boxes is None else [_mapped(boxes, move) for boxes in self.boxes],
+        )
+
+
+def _mapped(boxes: Boxes, move: Callable[[Tensor], Tensor]) -> Boxes:
+    return replace(boxes, **{name: move(value) for name, value in vars(boxes).items() if value is not None})
+
+
+class BatchMaker:
+    """Makes the batch of any step, in any order, in any thread.
+
+    Args:
+        data: the training split.
+        recipe: of `recipe.pipeline` 2.
+        size: (H, W) of the input in pixels.
+        seed: of the order of images and of augmentation.
+    """
+
+    def __init__(self, data: Dataset, recipe: Recipe, size: tuple[int, int], seed: int) -> None:
+        self.data, self.recipe, self.size, self.seed = data, recipe, size, seed
+        count = min(len(data), recipe.train_images or len(data))
+        self.order = list(islice(shuffled(count, seed), recipe.steps * recipe.batch))
+        self.enough = enough(size, 1.0 if recipe.scale is None else recipe.scale[1])
+
+    def __call__(self, step: int) -> Batch:
+        """The batch of a step, on the host.
+
+        Raises:
+            DataError: an image cannot be read; names the file.
+        """
+        count = self.recipe.batch
+        image = np.zeros((count, 3, *self.size), np.uint8)
+        segmentation = self.data.task == "segmentation"
+        mask = np.full((count, *self.size), IGNORE, np.uint8) if segmentation else None
+        seen, drawn, boxes = [], [], []
+        for row in range(count):
+            number = step * count + row
+            dice = draws(self.recipe, self.data.flips, self.seed, number)
+            sample = self.data.whole(self.order[number], self.enough)
+            part = self._view(sample.image, dice)
+            see_image(sample.image, part, image[row])
+            if mask is not None:
+                assert sample.truth.mask is not None, "a segmentation data set has masks"
+                see_mask(sample.truth.mask, part, mask[row])
+            else:
+                boxes.append(_boxes(see_objects(sample.truth, part)))
+            seen.append(part)
+            drawn.append((dice.brightness, dice.contrast, dice.saturation))
+        return Batch(
+            image=torch.from_numpy(image),
+            place=torch.tensor([part.place for part in seen]),
+            padded=any(part.padded for part in seen),
+            colour=torch.tensor(drawn) if self.recipe.jitter else None,
+            mask=None if mask is None else torch.from_numpy(mask),
+            boxes=None if segmentation else boxes,
+        )
+
+    def _view(self, image: NDArray[np.uint8], dice: Draws) -> View:
+        return view(
+            (image.shape[0], image.shape[1]),
+            self.size,
+            self.recipe.meet,
+            zoom=dice.zoom,
+            where=dice.where,
+            mirrored=dice.mirrored,
+            upside_down=dice.upside_down,
+        )
+
+
+def enough(size: tuple[int, int], zoom: float) -> tuple[int, int]:
+    """(H, W) that a picture has to have for an input of ``size`` to show all of it that it can at that zoom."""
+    return ceil(size[0] * zoom), ceil(size[1] * zoom)
+
+
+def _boxes(found: Objects) -> Boxes:
+    return Boxes(
+        xyxy=torch.from_numpy(found.boxes),
+        labels=torch.from_numpy(found.labels),
+        ignore=torch.from_numpy(found.ignore),
+        masks=None if found.masks is None else torch.from_numpy(found.masks),
+    )
+
+
+class Sender:
+    """Takes batches to a device, from any thread.
+
+    To CUDA: from pinned memory and on a stream of its own, so that the copy runs beside the step before it.
+
+    Args:
+        device: where they go.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+
+    def __call__(self, batch: Batch) -> Batch:
+        """The batch on the device, arrived."""
+        if self.stream is None:
+            return batch.map(lambda tensor: tensor.to(self.device))
+        with torch.cuda.stream(self.stream):
+            there = batch.map(lambda tensor: tensor.pin_memory().to(self.device, non_blocking=True))
+        self.stream.synchronize()  # this thread waits, and the pinned memory is free again
+        return there
+
+    def received(self, batch: Batch) -> None:
+        """To be called by who works with the batch: its memory is then not given away before that work is done."""
+        if self.stream is not None:
+            stream = torch.cuda.current_stream(self.device)
+
+            def keep(tensor: Tensor) -> Tensor:
+                tensor.record_stream(stream)
+                return tensor
+
+            batch.map(keep)
+
+
+def finished(batch: Batch, mean: Float[Tensor, "1 3 1 1"]) -> tuple[Float[Tensor, "B 3 H W"], Target]:
+    """RGB in 0..1 with jittered colours and ``mean`` in the padding, and the target."""
+    image = batch.image.float()
+    image = image.div_(255) if batch.colour is None else jittered(image, batch.place, batch.colour)
+    if batch.padded:
+        image = padded(image, batch.place, mean)
+    if batch.mask is not None:
+        return image, batch.mask.long()
+    assert batch.boxes is not None, "a batch has a mask or boxes"
+    return image, batch.boxes
+
+
+def jittered(
+    image: Float[Tensor, "B 3 H W"], place: Int[Tensor, "B 4"], colour: Float[Tensor, "B 3"]
+) -> Float[Tensor, "B 3 H W"]:
+    """Brightness, then contrast, then saturation, as torchvision defines them, in one linear map and rounded nowhere.
+
+    Args:
+        image: 0..255, and 0 outside of the picture.
+        place: see `Batch`; contrast is about the mean lightness of the picture alone.
+        colour: factors.
+    """
+    weights = torch.tensor(GREY, device=image.device)
+    brightness, contrast, saturation = (colour / colour.new_tensor([255, 1, 1])).unbind(1)
+    area = (place[:, 1] - place[:, 0]) * (place[:, 3] - place[:, 2])
+    lightness = image.sum(dim=(2, 3)) @ weights / area
+    offset = (1 - contrast) * brightness * lightness
+    mix = saturation[:, None, None] * torch.eye(3, device=image.device) + (1 - saturation)[:, None, None] * weights
+    mix = mix * (brightness * contrast)[:, None, None]
+    out = torch.baddbmm(offset[:, None, None], mix, image.flatten(2))
+    return out.clamp_(0, 1).view_as(image)
+
+
+def padded(
+    image: Float[Tensor, "B 3 H W"], place: Int[Tensor, "B 4"], mean: Float[Tensor, "1 3 1 1"]
+) -> Float[Tensor, "B 3 H W"]:
+    """The images with ``mean`` where there is no picture."""
+    top, bottom, left, right = place[:, :, None].unbind(1)
+    rows, columns = (torch.arange(side, device=image.device) for side in image.shape[2:])
+    inside = ((rows >= top) & (rows < bottom))[:, None, :, None] & ((columns >= left) & (columns < right))[
+        :, None, None
+    ]
+    return torch.where(inside, image, mean.to(image.dtype))
