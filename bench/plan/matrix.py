@@ -16,7 +16,6 @@ A block without ``measure`` takes complexity, latency, memory and accuracy, and 
 
 import itertools
 import re
-import tomllib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +23,7 @@ from typing import Any
 
 from bench import catalogue
 from bench.errors import UserError, unknown
-from bench.plan import recipe, weights
+from bench.plan import recipe, toml, weights
 from bench.plan.cell import ATTENTION, COMPILE, DEVICES, DTYPES, FORMATS, LATER, PADDING, RESAMPLING, WINDOWS, Cell
 from bench.plan.environment import Environment
 from bench.plan.measure import measures
@@ -138,12 +137,7 @@ def load(name: str) -> Matrix:
     path = Path(name) if name.endswith(".toml") else FOLDER / f"{name}.toml"
     if not name.endswith(".toml") and name not in names():
         raise unknown("matrix", name, names())
-    try:
-        document = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"matrix {path} cannot be read: {error}") from error
-    except tomllib.TOMLDecodeError as error:
-        raise UserError(f"matrix {path} is no TOML: {error}") from error
+    document = toml.read(path, "matrix")
     if strange := sorted(set(document) - {"question", "grid"}):
         raise UserError(f"{path}: {unknown('key', strange[0], ['question', 'grid'])}")
     if not isinstance(document.get("question"), str):

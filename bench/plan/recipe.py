@@ -3,7 +3,6 @@
 import hashlib
 import json
 import re
-import tomllib
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -11,6 +10,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from bench.errors import UserError, unknown
+from bench.plan import toml
 
 FOLDER = Path(__file__).resolve().parent.parent / "recipes"
 ENDING = ".toml"
@@ -157,12 +157,7 @@ def _table(path: Path, task: str) -> Recipe:
 
 def _read(path: Path) -> dict[str, Recipe]:
     """Task -> what the file states for it."""
-    try:
-        document = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"recipe {path} cannot be read: {error} (looked from {Path.cwd()})") from error
-    except tomllib.TOMLDecodeError as error:
-        raise UserError(f"recipe {path} is no TOML: {error}") from error
+    document = toml.read(path, "recipe")
     for key, value in document.items():
         if key not in TASKS:
             raise UserError(f"{path}: {unknown('table', key, TASKS)}")

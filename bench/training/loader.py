@@ -10,17 +10,17 @@ ahead there are at most `AHEAD` more than threads, of 3 bytes a pixel and the la
 """
 
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, replace
 from itertools import islice
 from math import ceil
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple, TypeAlias, TypeVar
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Float, UInt8
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -34,6 +34,8 @@ AHEAD = 2
 MOST_WORKERS = 16
 GREY = (0.299, 0.587, 0.114)
 """Share of red, green and blue in lightness (ITU-R BT.601), as in Pillow and torchvision."""
+Place: TypeAlias = tuple[int, int, int, int]
+"""Top, bottom, left and right of a picture in its image, in pixels; the rest is padding."""
 T = TypeVar("T")
 
 
@@ -133,14 +135,13 @@ def draws(recipe: Recipe, flips: Iterable[str], seed: int, number: int) -> Draws
 class Batch:
     """B samples as threads make them.
 
-    image: RGB, 0 in the padding. place: top, bottom, left and right of each picture in its image. padded: whether any
-    has padding. colour: factors of brightness, contrast and saturation of each; None: no jitter. mask: class per pixel,
-    255 in the padding; None in detection. boxes: of each image; None in segmentation.
+    image: RGB, 0 in the padding. place: of each picture in its image. colour: factors of brightness, contrast and
+    saturation of each; None: no jitter. mask: class per pixel, 255 in the padding; None in detection. boxes: of each
+    image; None in segmentation.
     """
 
     image: UInt8[Tensor, "B 3 H W"]
-    place: Int[Tensor, "B 4"]
-    padded: bool
+    place: list[Place]
     colour: Float[Tensor, "B 3"] | None
     mask: UInt8[Tensor, "B H W"] | None
     boxes: list[Boxes] | None
@@ -200,8 +201,7 @@ class BatchMaker:
             drawn.append((dice.brightness, dice.contrast, dice.saturation))
         return Batch(
             image=torch.from_numpy(image),
-            place=torch.tensor([part.place for part in seen]),
-            padded=any(part.padded for part in seen),
+            place=[part.place for part in seen],
             colour=torch.tensor(drawn) if self.recipe.jitter else None,
             mask=None if mask is None else torch.from_numpy(mask),
             boxes=None if segmentation else boxes,
@@ -269,44 +269,56 @@ class Sender:
 
 def finished(batch: Batch, mean: Float[Tensor, "1 3 1 1"]) -> tuple[Float[Tensor, "B 3 H W"], Target]:
     """RGB in 0..1 with jittered colours and ``mean`` in the padding, and the target."""
-    image = batch.image.float()
-    image = image.div_(255) if batch.colour is None else jittered(image, batch.place, batch.colour)
-    if batch.padded:
-        image = padded(image, batch.place, mean)
+    image = torch.empty(batch.image.shape, device=batch.image.device)
+    if batch.colour is None:
+        torch.div(batch.image, 255, out=image)
+    else:
+        jitter(batch.image, batch.place, batch.colour, image)
+    pad(image, batch.place, mean)
     if batch.mask is not None:
         return image, batch.mask.long()
     assert batch.boxes is not None, "a batch has a mask or boxes"
     return image, batch.boxes
 
 
-def jittered(
-    image: Float[Tensor, "B 3 H W"], place: Int[Tensor, "B 4"], colour: Float[Tensor, "B 3"]
-) -> Float[Tensor, "B 3 H W"]:
+def jitter(
+    image: UInt8[Tensor, "B 3 H W"],
+    places: Sequence[Place],
+    colour: Float[Tensor, "B 3"],
+    out: Float[Tensor, "B 3 H W"],
+) -> None:
     """Brightness, then contrast, then saturation, as torchvision defines them, in one linear map and rounded nowhere.
 
     Args:
-        image: 0..255, and 0 outside of the picture.
-        place: see `Batch`; contrast is about the mean lightness of the picture alone.
+        image: 0 outside of the picture.
+        places: see `Batch`; contrast is about the mean lightness of the picture alone.
         colour: factors.
+        out: 0..1, is written.
     """
     weights = torch.tensor(GREY, device=image.device)
+    areas = [(bottom - top) * (right - left) for top, bottom, left, right in places]
+    area = torch.tensor(areas, dtype=torch.float32).to(image.device, non_blocking=True)
     brightness, contrast, saturation = (colour / colour.new_tensor([255, 1, 1])).unbind(1)
-    area = (place[:, 1] - place[:, 0]) * (place[:, 3] - place[:, 2])
-    lightness = image.sum(dim=(2, 3)) @ weights / area
-    offset = (1 - contrast) * brightness * lightness
-    mix = saturation[:, None, None] * torch.eye(3, device=image.device) + (1 - saturation)[:, None, None] * weights
-    mix = mix * (brightness * contrast)[:, None, None]
-    out = torch.baddbmm(offset[:, None, None], mix, image.flatten(2))
-    return out.clamp_(0, 1).view_as(image)
-
-
-def padded(
-    image: Float[Tensor, "B 3 H W"], place: Int[Tensor, "B 4"], mean: Float[Tensor, "1 3 1 1"]
-) -> Float[Tensor, "B 3 H W"]:
-    """The images with ``mean`` where there is no picture."""
-    top, bottom, left, right = place[:, :, None].unbind(1)
-    rows, columns = (torch.arange(side, device=image.device) for side in image.shape[2:])
-    inside = ((rows >= top) & (rows < bottom))[:, None, :, None] & ((columns >= left) & (columns < right))[
+    grey = (1 - saturation)[:, None, None] * weights
+    mix = (saturation[:, None, None] * torch.eye(3, device=image.device) + grey) * (brightness * contrast)[
         :, None, None
     ]
-    return torch.where(inside, image, mean.to(image.dtype))
+    # Image by image on a CPU, whose cache holds one; as few kernels as can be on an accelerator.
+    step = 1 if image.device.type == "cpu" else len(image)
+    for rows in (slice(first, first + step) for first in range(0, len(image), step)):
+        pixels = image[rows].flatten(2).float()
+        lightness = pixels.sum(dim=2) @ weights / area[rows]
+        offset = (1 - contrast[rows]) * brightness[rows] * lightness
+        into = out[rows].flatten(2)
+        torch.baddbmm(offset[:, None, None], mix[rows], pixels, out=into)
+        into.clamp_(0, 1)
+
+
+def pad(image: Float[Tensor, "B 3 H W"], places: Sequence[Place], mean: Float[Tensor, "1 3 1 1"]) -> None:
+    """Write ``mean`` where there is no picture."""
+    height, width = image.shape[2:]
+    for one, (top, bottom, left, right) in zip(image, places, strict=True):
+        beside = one[:, :top], one[:, bottom:], one[:, top:bottom, :left], one[:, top:bottom, right:]
+        for part, there in zip(beside, (top > 0, bottom < height, left > 0, right < width), strict=True):
+            if there:
+                part[...] = mean[0]

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from bench.data.contract import Dataset, Truth
 from bench.plan.recipe import Recipe
-from bench.training.loader import ahead, enough, padded
+from bench.training.loader import ahead, enough, pad
 from bench.training.views import Size, see_image, starts, view
 from heads.contract import Boxes, Model, Prediction
 from heads.segmentation import labels_of
@@ -124,10 +124,8 @@ def _images(net: Model, images: UInt8[np.ndarray, "B 3 H W"], picture: Size) -> 
     # Channels last, as records have been evaluated from the first: kernels round otherwise in another layout.
     batch = torch.from_numpy(images).to(mean.device).contiguous(memory_format=torch.channels_last)
     batch = batch.float().div(255).to(mean.dtype)
-    if picture == batch.shape[2:]:
-        return batch
-    place = torch.tensor([0, picture[0], 0, picture[1]], device=batch.device)
-    return padded(batch, place.expand(len(batch), 4), mean)
+    pad(batch, [(0, picture[0], 0, picture[1])] * len(batch), mean)
+    return batch
 
 
 def _of_the_picture(net: Model, raw: Any, one: Frame) -> Prediction:

@@ -74,11 +74,6 @@ class View:
             left = self.size[1] - left - self.columns.size
         return top, top + self.rows.size, left, left + self.columns.size
 
-    @property
-    def padded(self) -> bool:
-        """Whether the picture leaves a part of the input uncovered."""
-        return (self.rows.size, self.columns.size) != self.size
-
     def turned(self, canvas: NDArray) -> NDArray:
         """The last two axes of an array of the input's size, as they are before the mirrors: a view of it."""
         return canvas[..., :: -1 if self.upside_down else 1, :: -1 if self.mirrored else 1]

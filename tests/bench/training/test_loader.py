@@ -11,7 +11,7 @@ from torchvision.transforms.v2 import functional
 from bench.data.contract import IGNORE
 from bench.errors import DataError
 from bench.training import loader
-from bench.training.loader import Batch, BatchMaker, Sender, ahead, batches, draws, finished, jittered, workers_for
+from bench.training.loader import Batch, BatchMaker, Sender, ahead, batches, draws, finished, jitter, workers_for
 from heads.contract import Boxes
 from tests.bench.training.data import SIZE, Blobs, Halves, Nothing, Pair
 from tests.bench.training.test_train import CPU, fit, recipe
@@ -110,16 +110,18 @@ def test_padding_is_what_normalisation_takes_to_nothing_whatever_the_jitter():
 def test_jitter_is_that_of_torchvision_but_for_rounding():
     dice = np.random.default_rng(0)
     picture = torch.from_numpy(dice.integers(60, 180, (3, 24, 36), np.uint8))
-    canvas = torch.zeros(1, 3, 32, 40)
+    canvas, out = torch.zeros(1, 3, 32, 40, dtype=torch.uint8), torch.empty(1, 3, 32, 40)
     canvas[0, :, 2:26, 3:39] = picture
-    place, colour = torch.tensor([[2, 26, 3, 39]]), torch.tensor([[0.85, 1.2, 0.8]])
-    ours = jittered(canvas, place, colour)[0, :, 2:26, 3:39]
+    places = [(2, 26, 3, 39)]
+    jitter(canvas, places, torch.tensor([[0.85, 1.2, 0.8]]), out)
+    ours = out[0, :, 2:26, 3:39]
     theirs = picture.float() / 255
     theirs = functional.adjust_brightness(theirs, 0.85)
     theirs = functional.adjust_contrast(theirs, 1.2)
     theirs = functional.adjust_saturation(theirs, 0.8)
     assert (ours - theirs).abs().max() < 1e-3, "torchvision's grey adds up to 0.9999"
-    assert torch.equal(jittered(canvas.clone(), place, torch.ones(1, 3)).mul(255).round(), canvas)
+    jitter(canvas, places, torch.ones(1, 3), out)
+    assert torch.equal(out.mul(255).round(), canvas.float()), "factors of 1 change nothing"
 
 
 def test_no_object_has_the_right_form():
@@ -134,10 +136,8 @@ def test_masks_do_not_change_what_is_drawn():
     plan = recipe(steps=3, **FULL)
     for (image, target), (plain, boxes) in zip(made(Pair(), plan), made(Pair(masks=False), plan), strict=True):
         assert torch.equal(image, plain)
-        for one, other in zip(target, boxes, strict=True):
-            assert torch.equal(one.xyxy, other.xyxy)
-            assert one.masks is not None
-            assert other.masks is None
+        assert all(equal(one.xyxy, other.xyxy) for one, other in zip(target, boxes, strict=True))
+        assert {one.masks is None for one in target} == {False} != {one.masks is None for one in boxes}
 
 
 def test_what_cannot_be_read_is_said_where_the_batch_would_have_come():
@@ -242,7 +242,7 @@ def test_batches_are_copied_to_cuda_from_pinned_memory_on_a_stream_of_their_own(
     batch = batch.map(lambda tensor: tensor.as_subclass(Recorded))
     send = Sender(torch.device("cuda:0"))
     there = send(batch)
-    tensors = 3  # image, place, mask
+    tensors = 2  # image and mask
     copy = ["pinned", ("to", "cuda:0", {"non_blocking": True})]
     assert log == [("stream", "cuda:0"), "on the side", *(copy * tensors), "off it", "arrived"]
     log.clear()

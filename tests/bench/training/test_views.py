@@ -140,7 +140,7 @@ def test_a_view_of_all_at_its_own_size_is_the_picture():
         canvas, labels = seen(image, mask, view((30, 40), (30, 40), meet))
         assert np.array_equal(canvas, image.transpose(2, 0, 1))
         assert np.array_equal(labels, mask)
-        assert not view((30, 40), (30, 40), meet).padded
+        assert view((30, 40), (30, 40), meet).place == (0, 30, 0, 40)
 
 
 @pytest.mark.parametrize(
