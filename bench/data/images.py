@@ -69,13 +69,16 @@ def read_image(path: Path, enough: Size | None = None) -> NDArray[np.uint8]:
         if factor > 1:
             image.draft(None, (image.width // factor, image.height // factor))  # does nothing to what is no JPEG
         left = factor * image.height // height
+        rgb: Image.Image = image
         if image.mode.startswith("I;16"):
             # Pillow's own conversion clips at 255 and would turn nearly all of the picture white.
-            grey = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-            return np.array(grey.reduce(left).convert("RGB"))
-        # Straight to RGB, Pillow warns that the transparency of a palette is lost; it is meant to be.
-        clear = image.mode == "P" and "transparency" in image.info
-        return np.array((image.convert("RGBA") if clear else image).convert("RGB").reduce(left))
+            rgb = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
+        elif image.mode == "P" and "transparency" in image.info:
+            # Straight to RGB, Pillow warns that the transparency is lost; it is meant to be.
+            rgb = image.convert("RGBA").convert("RGB")
+        elif image.mode != "RGB":
+            rgb = image.convert("RGB")
+        return np.array(rgb.reduce(left) if left > 1 else rgb)  # what does nothing would copy all the same
 
 
 def _reduction(size: Size, enough: Size | None) -> int:

@@ -125,7 +125,7 @@ def images_a_core(folder: Path, size: tuple[int, int], *, rounds: int = 7, steps
 
 
 def training_share(
-    folder: Path, *, backbone: str, size: tuple[int, int], workers: int, rounds: int = 4, steps: int = 2
+    folder: Path, *, backbone: str, size: tuple[int, int], workers: int, rounds: int = 9, steps: int = 2
 ) -> dict[str, list[float]]:
     """Speed of training on batches from files, as a share of that on a batch that is there, round by round, in turns.
 

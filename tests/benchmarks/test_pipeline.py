@@ -69,7 +69,7 @@ def test_training_from_files(benchmark: Any, folder: Path) -> None:
     benchmark.group = "training from files"
     timed = benchmark.enabled
     name, size = ("vit_small", (224, 224)) if timed else ("vit_pico", (32, 32))
-    rounds, steps = (4, 2) if timed else (1, 1)
+    rounds, steps = (9, 2) if timed else (1, 1)
     shares = pipeline.training_share(folder, backbone=name, size=size, workers=1, rounds=rounds, steps=steps)
     found = {kind: statistics.median(values) for kind, values in shares.items()}
     benchmark.extra_info["share of the speed on a batch that is there"] = found
