@@ -38,7 +38,7 @@ class Point:
 
     rank: by value, within the group. cost_rank: by cost, likewise. pareto: on the front. near: off it by less than may
     be claimed. margin_pct: half of the 95 % confidence interval of the cost; None where it has none. A cost or value
-    that was taken in company has no rank (None).
+    that was taken in company has no rank (None); ``span``: where the undisturbed cost may be.
     """
 
     fields: Mapping[str, Any]
@@ -49,6 +49,7 @@ class Point:
     pareto: bool
     near: bool
     margin_pct: float | None = None
+    span: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -270,7 +271,10 @@ def _points(
         known = spread is not None or timed_value or bool(_series(cost_measure, cost_name))
         near = not optimal and known and parts in quiet and not any(beats(other, parts) for other in quiet)
         stat = stats[parts[1]]
-        margin = parts[0].values.get(cost_measure.interleaved.removesuffix("_ms") + "_ci_pct")
+        series = cost_measure.interleaved.removesuffix("_ms")
+        margin = parts[0].values.get(f"{series}_ci_pct")
+        ends = [parts[0].values.get(f"{series}_{end}_ms") for end in ("low", "high")]
+        own = _series(cost_measure, cost_name) == cost_measure.interleaved == cost_name
         points.append(
             Point(
                 group[parts],
@@ -281,6 +285,7 @@ def _points(
                 optimal,
                 near,
                 margin.mean if margin and _series(cost_measure, cost_name) == cost_measure.interleaved else None,
+                (ends[0].mean, ends[1].mean) if own and ends[0] and ends[1] else None,
             )
         )
     return points

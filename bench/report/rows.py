@@ -73,7 +73,8 @@ class Part:
             if record.status == "ok":
                 for name, number in numbers(record):
                     found[name].append(number)
-        timed = {column.name for column in measures()[self.measure].columns if column.unit in TIMED}
+        columns = measures()[self.measure].columns
+        timed = {one.name for one in columns if one.unit in TIMED or one.name.endswith("_ci_pct")}
         return {name: replace(stat(v), company=bool(self.company) and name in timed) for name, v in found.items()}
 
     @property

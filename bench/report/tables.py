@@ -31,7 +31,7 @@ IN_COMPANY = "≈"
 """Sign of a figure that was taken in company."""
 COMPANY_NOTE = (
     f"{IN_COMPANY} taken while other processes used the machine, and so too slow: no claim is made of it, and its "
-    "interval goes from the fastest round, were it slowed down by all that the others took, to the slowest one"
+    "interval goes from what the fastest round may have been without them to the slowest round"
 )
 NO_BREAK = "\N{NO-BREAK SPACE}"
 _LONGEST = 300

@@ -199,6 +199,7 @@ class Rounds:
     def _main(self, found: Interval) -> dict[str, Value]:
         name, series = self.name, f"{self.name}_ms"
         skipped = {} if self._in_company() else self.disturbed
+        ends = {f"{name}_low_ms": found.low, f"{name}_high_ms": found.high} if self._in_company() else {}
         pairs = zip(self.series[series], self.index[series], strict=True)
         samples = [sample for sample, index in pairs if index not in skipped]
         return {
@@ -208,6 +209,7 @@ class Rounds:
             f"{name}_steady": str(self.steady).lower(),
             f"{name}_p90_ms": quantile(samples, 0.9),
             f"{name}_p99_ms": quantile(samples, 0.99),
+            **ends,  # of a wide interval that lies mostly to one side
         }
 
     def _in_company(self) -> bool:
