@@ -25,7 +25,7 @@ from typing import Any
 from bench import catalogue
 from bench.errors import UserError, unknown
 from bench.plan import recipe, weights
-from bench.plan.cell import ATTENTION, COMPILE, DEVICES, DTYPES, FORMATS, LATER, PADDING, RESAMPLING, WINDOWS, Cell
+from bench.plan.cell import ATTENTION, COMPILE, DEFAULTS, DEVICES, DTYPES, FORMATS, PADDING, RESAMPLING, WINDOWS, Cell
 from bench.plan.environment import Environment
 from bench.plan.measure import measures
 
@@ -33,22 +33,8 @@ FOLDER = Path(__file__).resolve().parent.parent / "matrices"
 LARGEST = 1 << 15
 """Pixels of a side; a larger number is a slip of the keyboard."""
 
-_DEFAULTS: dict[str, list[Any]] = {
-    "patch": [None],
-    "weights": ["random"],
-    "batch": [1],
-    "dtype": ["fp32"],
-    "compile": ["none"],
-    "attention": ["auto"],
-    "device": ["auto"],
-    "threads": [0],
-    "dataset": ["scenes"],
-    "recipe": ["short"],
-    "seed": [0],
-    **{axis: [value] for axis, value in LATER.items()},
-}
 _REQUIRED = ("backbone", "resolution", "head")
-AXES = (*_REQUIRED, *_DEFAULTS, "measure")
+AXES = (*_REQUIRED, *DEFAULTS, "measure")
 
 
 @dataclass(frozen=True)
@@ -163,7 +149,7 @@ def _block(block: Mapping[str, Any], where: str) -> Mapping[str, Sequence[Any]]:
         if key not in block:
             raise UserError(f"{where}: key '{key}' is missing")
     usual = [name for name, measure in measures().items() if not measure.asked]
-    full = {"measure": usual, **_DEFAULTS, **block}
+    full = {"measure": usual, **DEFAULTS, **block}
     return {axis: _values(axis, full[axis], f"{where}, {axis}") for axis in AXES}
 
 
