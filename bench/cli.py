@@ -30,6 +30,8 @@ LEFT_OUT = 6
 
 Results = Annotated[Path, typer.Option(help="folder of results")]
 Json = Annotated[bool, typer.Option("--json", help="machine-readable output")]
+Wide = Annotated[bool, typer.Option("--wide", help="tables of every column, however wide")]
+Csv = Annotated[bool, typer.Option("--csv", help="rows of every column as CSV, instead of tables")]
 
 
 def _axis(what: str, *names: str) -> Any:
@@ -89,6 +91,8 @@ def run(
         bool, typer.Option("--dry-run", help="list the cells and what would run; measure nothing")
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="with --dry-run: machine-readable")] = False,
+    wide: Wide = False,
+    as_csv: Csv = False,
 ) -> None:
     """Run the benchmark matrix; what was measured before is not measured again."""
     from bench import run as running
@@ -101,6 +105,10 @@ def run(
         raise UserError("--json goes with --dry-run; the records themselves are JSON lines under results/")
     if alone and allow_company:
         raise UserError("--alone refuses company and --allow-company does not wait for it to leave: take one of them")
+    _one_of(json=as_json, csv=as_csv, wide=wide)
+    if dry_run and (as_csv or wide):
+        raise UserError(f"--{'csv' if as_csv else 'wide'} is of what was measured, and --dry-run measures nothing")
+    shown = err if as_csv else out  # rows alone, for a pipe
     axes = {
         "backbone": backbone,
         "head": head,
@@ -143,8 +151,8 @@ def run(
             _say(note)
     plan = running.plan(question, environment, store, roots, retry=retry, alone=alone)
     todo = len(plan.todo)
-    out.print(question.question.strip().replace("\n", " "), style="italic")
-    out.print(
+    shown.print(question.question.strip().replace("\n", " "), style="italic")
+    shown.print(
         f"{plan.cells} cells, {len(plan.planned)} measurements: {len(plan.planned) - todo} in {folder}, {todo} to make"
         + (f", {running.duration(running.seconds_left(plan, (), {}))}" if todo else ""),
         soft_wrap=True,
@@ -153,29 +161,40 @@ def run(
         _say(f"other processes keep {cores:.1f} of {environment.cores} cores busy: what is timed now will be too slow")
     precision = Precision(target, budget, "refuse" if alone else "allow" if allow_company else "avoid")
     settings = Settings(cache_folder(), folder / "pictures", timeout, group, precision)
-    with Display(plan, out, folder) as display:
+    with Display(plan, shown, folder) as display:
         summary = running.run(plan, store, settings, launcher=launcher, show=display.show, say=_say, look=display.look)
-    _after(folder, summary, measured=todo > 0, strict=strict)
+    _after(folder, summary, measured=todo > 0, strict=strict, wide=wide, as_csv=as_csv)
 
 
 def _say(text: str) -> None:
     err.print(text, style="yellow", soft_wrap=True)
 
 
-def _after(folder: Path, summary: Any, *, measured: bool, strict: bool) -> None:
+def _one_of(**forms: bool) -> None:
+    """Refuse two forms of the same output."""
+    if len(asked := [f"--{name}" for name, wanted in forms.items() if wanted]) > 1:
+        raise UserError(f"{' and '.join(asked)} exclude each other; give one of them")
+
+
+def _after(folder: Path, summary: Any, *, measured: bool, strict: bool, wide: bool, as_csv: bool) -> None:
+    from bench.report import tables as made
     from bench.report.rows import read
-    from bench.report.tables import report, summary_table
 
     # This machine's folder alone: what lies wrong in another one is no business of this run.
-    done = report(folder)
-    for table in read(folder).tables:
-        out.print(summary_table(table))
+    done = made.report(folder)
+    reading = read(folder)
+    if as_csv:
+        print(made.as_csv(reading.tables) if reading.tables else "", end="")
+    else:
+        for table in reading.tables:
+            out.print(made.summary_table(table, wide=wide), soft_wrap=True)
+    shown = err if as_csv else out
     tables = [path for path in sorted(done.written + done.unchanged) if path.suffix == ".md"]
-    out.print(f"records: {folder / 'records.jsonl'}", soft_wrap=True)
+    shown.print(f"records: {folder / 'records.jsonl'}", soft_wrap=True)
     if tables:
-        out.print(f"tables:  {', '.join(map(str, tables))} (and .csv)", soft_wrap=True)
+        shown.print(f"tables:  {', '.join(map(str, tables))} (and .csv)", soft_wrap=True)
     if pictures := _pictures(folder, measured=measured):
-        out.print(f"picture: {', '.join(map(str, pictures))}", soft_wrap=True)
+        shown.print(f"picture: {', '.join(map(str, pictures))}", soft_wrap=True)
     for title, record in summary.missing_numbers.items():
         style = "yellow" if record.status == "unsupported" else "red"
         err.print(f"{record.status}: {title}: {record.reason}", style=style, soft_wrap=True)
@@ -251,10 +270,13 @@ def compare(
     machine: Annotated[str | None, typer.Option(help="only this machine's folder")] = None,
     results: Results = Path("results"),
     as_json: Json = False,
+    wide: Wide = False,
+    as_csv: Csv = False,
 ) -> None:
     """Compare cost with accuracy; the Pareto-optimal rows are marked."""
     from bench.report.compare import compare as comparison
 
+    _one_of(json=as_json, csv=as_csv, wide=wide)
     filters: dict[str, list[str]] = {}
     for text in where or []:
         axis, equals, values = text.partition("=")
@@ -266,8 +288,10 @@ def compare(
     )
     if as_json:
         print(json.dumps(found.as_json(), indent=1))
+    elif as_csv:
+        print(found.as_csv(), end="")
     else:
-        out.print(found.render())
+        out.print(found.render(wide=wide), soft_wrap=True)
 
 
 @app.command()

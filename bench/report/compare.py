@@ -10,8 +10,10 @@ Costs are ranked, cheapest first: going down, a row joins the tie group of that 
 claimed between the two. A figure that was taken in company has no rank, is on no front and keeps nothing off it.
 """
 
+import csv
+import io
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,8 +22,10 @@ from bench.errors import UserError, unknown
 from bench.plan.cell import FIELDS
 from bench.plan.measure import Column, Measure
 from bench.report.claims import claim
+from bench.report.naming import Naming, naming
 from bench.report.rows import Part, Row, Table, columns, folders, headline, noise, order, rank, read
-from bench.report.tables import COMPANY_NOTE, IDENTITY, OTHERS, choices, grid, label, number
+from bench.report.tables import COMPANY_NOTE, SPREAD, error_bar, label, number
+from bench.report.terminal import TIED, TableColumn, TerminalTable, changes
 from bench.stats.ranking import Noise, Rank, Stat
 
 if TYPE_CHECKING:
@@ -30,6 +34,9 @@ if TYPE_CHECKING:
 AXES = (*(name for name in FIELDS if name != "seed"), "resolution")
 """What rows can be chosen and identified by; ``resolution`` is ``HxW``, or one number for a square."""
 _CONTEXT = ("recipe", "batch")
+_MARGIN = f"±{TIED}95{TIED}% CI"
+IMPORTANCE = ("rank", "cost rank", _MARGIN, SPREAD)
+"""Columns that a narrow terminal may leave out, what is left out last first; cost and value always stay."""
 
 
 @dataclass(frozen=True)
@@ -119,11 +126,28 @@ class Comparison:
             for section in self.sections
         ]
 
-    def render(self) -> "Group":
-        """For a terminal."""
+    def as_csv(self) -> str:
+        """Rows and lacking rows of `as_json` under one head; what is unknown is empty."""
+        lines: list[dict[str, Any]] = []
+        for section in self.as_json():
+            about = {name: value for name, value in section.items() if not isinstance(value, list)}
+            about = {f"{name}_column" if name in {"cost", "value"} else name: value for name, value in about.items()}
+            for row in (*section["rows"], *section["lacking"]):
+                fields = row.pop("fields")
+                lines.append(
+                    about | {name: fields.get(name, about.get(name)) for name in FIELDS if name != "seed"} | row
+                )
+        file = io.StringIO()
+        writer = csv.DictWriter(file, dict.fromkeys(name for line in lines for name in line), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(lines)
+        return file.getvalue()
+
+    def render(self, *, wide: bool = False) -> "Group":
+        """For a terminal; ``wide``: every column, however wide that is."""
         from rich.console import Group  # noqa: PLC0415, --json needs no rich
 
-        return Group(*(part for section in self.sections for part in _render(section, self.by)))
+        return Group(*(part for section in self.sections for part in _render(section, self.by, wide=wide)))
 
 
 def compare(
@@ -378,48 +402,59 @@ def _matches(row: Row, where: Mapping[str, Sequence[str]]) -> bool:
     return all(_axis(row, axis) in {_normal(axis, text) for text in values} for axis, values in where.items())
 
 
-def _render(section: Section, by: Sequence[str]) -> Iterable[Any]:
+def _render(section: Section, by: Sequence[str], *, wide: bool) -> Iterable[Any]:
     from rich.text import Text  # noqa: PLC0415
 
-    shown = list(by or IDENTITY)
-    rest = [
-        name for name in (*IDENTITY, *OTHERS) if name not in shown and (name != "input" or "resolution" not in shown)
-    ]
-    lines = [choices(item.fields, rest) for item in (*section.points, *section.lacking)]
-    # A field that is known for some rows only does not vary.
-    shown += [name for index, name in enumerate(rest) if len({line[index] for line in lines} - {""}) > 1]
     title = f"{section.task} on {section.dataset}: {section.value.title} against {section.cost.title}"
+    named = naming([point.fields for point in section.points], by=by, headed=_CONTEXT)
     if section.points:
-        body = [
-            [
-                *choices(point.fields, shown),
-                number(point.cost, section.cost) + ("" if point.margin_pct is None else f" ± {point.margin_pct:.1f} %"),
-                str(point.cost_rank or ""),
-                number(point.value, section.value, spread=True),
-                str(point.rank or ""),
-                "*" if point.pareto else "~" if point.near else "",
-            ]
-            for point in section.points
-        ]
-        head = [
-            *shown,
-            label(section.cost),
-            "cost rank",
-            f"{label(section.value)} ±\N{NO-BREAK SPACE}sd\N{NO-BREAK SPACE}(seeds)",
-            "rank",
-            "Pareto",
-        ]
-        yield grid(title, head, body, f"{section.title}\n{_legend(section)}")
+        caption = [section.title, *named.caption(), *_legend(section).split("\n")]
+        yield TerminalTable(title, _columns(section, named), named.headings, caption=caption, wide=wide)
     else:
-        yield Text(f"{title}: no row has both")
+        yield Text(f"{title}: no row has both\n")
     if section.lacking:
-        body = [[*choices(lack.fields, shown), lack.reason] for lack in section.lacking]
-        yield grid("without cost or value", [*shown, "reason"], body, "")
+        reasons = dict.fromkeys(lack.reason for lack in section.lacking)
+        lacking = [lack for reason in reasons for lack in section.lacking if lack.reason == reason]
+        lacks = naming([lack.fields for lack in lacking], by=by)
+        yield TerminalTable(
+            f"{section.task} on {section.dataset}, without {section.cost.title} or {section.value.title}",
+            lacks.columns,
+            changes([lack.reason for lack in lacking]),
+            caption=lacks.caption(named.fixed),
+            wide=wide,
+        )
+
+
+def _columns(section: Section, named: Naming) -> list[TableColumn]:
+    points = section.points
+    found = [
+        TableColumn("", ["*" if point.pareto else "~" if point.near else "" for point in points]),
+        replace(named.columns[0], joined=True),
+        *named.columns[1:],
+        TableColumn(label(section.cost), [number(point.cost, section.cost) for point in points], right=True),
+        _bar(_MARGIN, ["" if point.margin_pct is None else f"± {point.margin_pct:.1f} %" for point in points]),
+        _rank("cost rank", [point.cost_rank for point in points]),
+        TableColumn(label(section.value), [number(point.value, section.value) for point in points], right=True),
+        _bar(SPREAD, [error_bar(point.value, section.value) for point in points]),
+        _rank("rank", [point.rank for point in points]),
+    ]
+    return [column for column in found if any(column.cells)]
+
+
+def _rank(title: str, ranks: Iterable[Rank | None]) -> TableColumn:
+    return TableColumn(title, [str(rank or "") for rank in ranks], IMPORTANCE.index(title) + 1, right=True)
+
+
+def _bar(title: str, cells: Sequence[str]) -> TableColumn:
+    """An error bar, beside its number."""
+    return TableColumn(title, cells, IMPORTANCE.index(title) + 1, joined=True)
 
 
 def _legend(section: Section) -> str:
     known = {recipe: noise for recipe, noise in section.noise.items() if noise}
-    legend = ["* no other row is both cheaper and better (in the same data set, recipe, batch and environment)"]
+    legend = [
+        "* Pareto-optimal: no row is both cheaper and better (in the same data set, recipe, batch and environment)"
+    ]
     if section.floors:
         legend.append(
             "cost ± half of its 95 % confidence interval; equal cost ranks: no difference may be claimed "

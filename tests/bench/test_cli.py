@@ -98,6 +98,9 @@ MISTAKES = [
     (("compare",), "run `densebench run` first"),
     (("report",), "run `densebench run` first"),
     (("compare", "--where", "head"), "AXIS=VALUE"),
+    (("compare", "--csv", "--json"), "--json and --csv exclude each other"),
+    (("run", "--wide", "--csv"), "--csv and --wide exclude each other"),
+    (("run", "--dry-run", "--csv"), "--csv is of what was measured, and --dry-run measures nothing"),
     (("run", "--no-such-option"), "No such option"),
 ]
 
@@ -207,3 +210,14 @@ def test_what_looks_like_markup_is_shown_as_it_is(densebench, tmp_path):
     output = densebench("run", "--matrix", "odd.toml", "--results", "[/x]", "--strict", code=1)
     assert "Which [/b] [red]one?" in output
     assert "nearest: 48x48" in output
+
+
+def test_a_comparison_is_as_wide_as_the_terminal_or_as_wide_as_it_takes(densebench):
+    words = ("compare", "--results", str(ROOT / "results"), "--task", "segmentation")
+    narrow, wide = densebench(*words), densebench(*words, "--wide")
+    assert max(map(len, narrow.splitlines())) <= 100 < max(map(len, wide.splitlines()))
+    assert "Left out at a width of 100: ± sd (seeds); --wide and --csv show all." in narrow
+    assert "Left out" not in wide
+    rows = list(csv.DictReader(densebench(*words, "--csv").splitlines()))
+    assert {row["pareto"] for row in rows} == {"True", "False", ""}
+    assert all(row["reason"] or float(row["cost"]) > 0 for row in rows)

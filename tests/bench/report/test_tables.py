@@ -162,6 +162,7 @@ def test_the_summary_fits_a_terminal(tmp_path: Path) -> None:
     assert "28.2 ± 0.4" in text
     assert "latency: oom" in text
     assert max(map(len, text.splitlines())) <= 90
+    assert "Throughout: weights random, batch 8, dtype fp32" in text
 
 
 def test_a_frame_has_one_line_a_seed(tmp_path: Path) -> None:
