@@ -7,8 +7,6 @@ from functools import cached_property
 from itertools import zip_longest
 from typing import TYPE_CHECKING
 
-from rich.cells import cell_len
-
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions
     from rich.text import Text
@@ -46,13 +44,13 @@ class TableColumn:
         """The width that the column cannot do without."""
         if not self.folds:
             return self.full
-        words = max((cell_len(word) for cell in self.cells for word in _words(cell)), default=0)
+        words = max((_length(word) for cell in self.cells for word in _words(cell)), default=0)
         return max(self._title, words, min(self.full, FOLD))
 
     @cached_property
     def full(self) -> int:
         """The width at which no cell folds."""
-        return max(self._title, max(map(cell_len, self.cells), default=0))
+        return max(self._title, max(map(_length, self.cells), default=0))
 
     @property
     def gap(self) -> int:
@@ -61,7 +59,7 @@ class TableColumn:
 
     @property
     def _title(self) -> int:
-        return max(map(cell_len, _words(self.title)), default=0)
+        return max(map(_length, _words(self.title)), default=0)
 
 
 @dataclass(frozen=True)
@@ -86,7 +84,7 @@ class TerminalTable:
 
     def __rich_console__(self, console: "Console", options: "ConsoleOptions") -> "Iterator[Text]":
         """The lines for a console of this width."""
-        from rich.text import Text  # noqa: PLC0415, layout alone needs none of it
+        from rich.text import Text  # noqa: PLC0415, reading needs no rich
 
         for line, style in self.lines(options.max_width):
             yield Text(line, style, no_wrap=True, overflow="ignore")
@@ -99,7 +97,7 @@ class TerminalTable:
         yield "", ""
         head = list(layout.head())
         yield from ((line, "bold") for line in head)
-        yield "─" * max(cell_len(line) for line in [*head, *(line for line, style in body if not style)]), ""
+        yield "─" * max(_length(line) for line in [*head, *(line for line, style in body if not style)]), ""
         yield from body
         yield "", ""
         for text in [*self.caption, *self._left_out(layout, width)]:
@@ -168,7 +166,7 @@ class _Layout:
             line = INDENT if self.above else ""
             for place, (text, column, width) in enumerate(zip(texts, self.columns, self.widths, strict=True)):
                 gap = " " * column.gap if place else ""
-                space = " " * (width - cell_len(text))
+                space = " " * (width - _length(text))
                 line += gap + (space + text if column.right else text + space)
             if line.strip():
                 yield _shown(line)
@@ -178,7 +176,7 @@ def wrap(text: str, width: int | None, indent: str = "") -> list[str]:
     """Lines of whole words, each no longer than `width` unless one word is; there is at least one."""
     lines: list[str] = []
     for word in _words(text):
-        if lines and (width is None or cell_len(f"{lines[-1]} {word}") <= width):
+        if lines and (width is None or _length(f"{lines[-1]} {word}") <= width):
             lines[-1] += f" {word}"
         else:
             lines.append(indent + word)
@@ -221,6 +219,15 @@ def _widths(columns: Sequence[TableColumn], spare: int) -> Iterator[int]:
         more = max(0, min(spare, column.full - column.least))
         spare -= more
         yield column.least + more
+
+
+def _length(text: str) -> int:
+    """Width in a terminal, where some characters take two places and some none."""
+    if text.isascii():
+        return len(text)
+    from rich.cells import cell_len  # noqa: PLC0415, reading needs no rich
+
+    return cell_len(text)
 
 
 def _words(text: str) -> list[str]:

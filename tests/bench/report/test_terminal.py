@@ -103,6 +103,11 @@ def test_numbers_are_set_to_the_right_whatever_they_start_with() -> None:
     assert lines[5:8] == ["a             9.1", "b          ≈ 10.2", "c"]
 
 
+def test_wide_characters_take_two_places() -> None:
+    found = [TableColumn("weights", ["网络.pth", "a"], named=True), TableColumn("AP", ["1.0", "2.0"], right=True)]
+    assert _text(TerminalTable("t", found), 80).splitlines()[4:6] == ["网络.pth  1.0", "a         2.0"]
+
+
 def test_what_is_too_long_for_its_row_stands_above_its_numbers() -> None:
     names = ["timm:vit_large_patch14_reg4_dinov2.lvd142m/14", "vit_pico/16"]
     found = [
