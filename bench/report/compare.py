@@ -25,7 +25,7 @@ from bench.report.claims import claim
 from bench.report.naming import Naming, naming
 from bench.report.rows import Part, Row, Table, columns, folders, headline, noise, order, rank, read
 from bench.report.tables import COMPANY_NOTE, SPREAD, error_bar, label, number
-from bench.report.terminal import TIED, TableColumn, TerminalTable, changes
+from bench.report.terminal import NO_BREAK, TableColumn, TerminalTable, changes
 from bench.stats.ranking import Noise, Rank, Stat
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 AXES = (*(name for name in FIELDS if name != "seed"), "resolution")
 """What rows can be chosen and identified by; ``resolution`` is ``HxW``, or one number for a square."""
 _CONTEXT = ("recipe", "batch")
-_MARGIN = f"±{TIED}95{TIED}% CI"
+_MARGIN = f"±{NO_BREAK}95{NO_BREAK}% CI"
 IMPORTANCE = ("rank", "cost rank", _MARGIN, SPREAD)
 """Columns that a narrow terminal may leave out, what is left out last first; cost and value always stay."""
 

@@ -7,7 +7,7 @@ from pathlib import PurePath
 from typing import Any
 
 from bench.plan.cell import DEFAULTS, FIELDS
-from bench.report.terminal import TIED, TableColumn, changes
+from bench.report.terminal import NO_BREAK, TableColumn, changes
 
 IDENTITY = ("backbone", "patch", "head", "input")
 """What names a row in every table; other fields are shown where they vary."""
@@ -126,4 +126,4 @@ def _word(name: str, value: Any) -> str:
 
 
 def _tied(text: str) -> str:
-    return text.replace(" ", TIED)
+    return text.replace(" ", NO_BREAK)

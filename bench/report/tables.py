@@ -15,10 +15,10 @@ from bench.plan.measure import Column, Measure, measures
 from bench.report.learning import learning
 from bench.report.naming import IDENTITY, OTHERS, choices, naming
 from bench.report.rows import DERIVED, Part, Reading, Table, columns, folders, headline, read, vary
-from bench.report.terminal import TIED, TableColumn, TerminalTable
+from bench.report.terminal import NO_BREAK, TableColumn, TerminalTable
 from bench.stats.ranking import Stat
 
-SPREAD = f"±{TIED}sd (seeds)"
+SPREAD = f"±{NO_BREAK}sd (seeds)"
 """Title of the column beside a mean over seeds."""
 IMPORTANCE = (
     "latency_ms", "rank", SPREAD, "peak_mib", "gmacs", "train_step_ms", "joules_per_image", "train_peak_mib",
@@ -33,7 +33,6 @@ COMPANY_NOTE = (
     f"{IN_COMPANY} taken while other processes used the machine, and so too slow: no claim is made of it, and its "
     "interval goes from what the fastest round may have been without them to the slowest round"
 )
-NO_BREAK = "\N{NO-BREAK SPACE}"
 _LONGEST = 300
 _PLAIN = re.compile(r"[A-Za-z0-9.±() /%=-]{0,40}")
 

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions
     from rich.text import Text
 
-TIED = "\N{NO-BREAK SPACE}"
+NO_BREAK = "\N{NO-BREAK SPACE}"
 """A space at which no line ends; it is printed as a usual one."""
 FOLD = 16
 """Characters that a column that folds keeps at least: before others are left out, not fewer."""
@@ -155,11 +155,11 @@ class _Layout:
 
     def _named(self, texts: Sequence[str]) -> Iterator[str]:
         """Names in a line, two spaces apart; in several lines where they are too long."""
-        whole = [re.sub(r"\s+", TIED, text) or "-" for text in texts]
+        whole = [re.sub(r"\s+", NO_BREAK, text) or "-" for text in texts]
         while whole and whole[-1] == "-":
             whole.pop()
         if whole:
-            yield from wrap(f"{TIED} ".join(whole), self.room)
+            yield from wrap(f"{NO_BREAK} ".join(whole), self.room)
 
     def _beside(self, cells: Sequence[Sequence[str]]) -> Iterator[str]:
         for texts in zip_longest(*cells, fillvalue=""):
@@ -235,4 +235,4 @@ def _words(text: str) -> list[str]:
 
 
 def _shown(line: str) -> str:
-    return line.rstrip().replace(TIED, " ")
+    return line.rstrip().replace(NO_BREAK, " ")

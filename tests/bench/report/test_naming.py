@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from bench.plan.cell import DEFAULTS
 from bench.report.naming import naming
-from bench.report.terminal import TIED
+from bench.report.terminal import NO_BREAK
 
 USUAL: dict[str, Any] = {
     **{
@@ -57,7 +57,7 @@ _ROWS = st.lists(
 def _modes(*changed: dict[str, Any]) -> list[str]:
     found = naming([USUAL | change for change in changed])
     cells = {column.title: column.cells for column in found.columns}
-    return [cell.replace(TIED, " ") for cell in cells["mode"]]
+    return [cell.replace(NO_BREAK, " ") for cell in cells["mode"]]
 
 
 def test_modes_are_what_is_unusual() -> None:
@@ -90,7 +90,7 @@ def test_what_would_look_the_same_is_spelled_out() -> None:
     ]
     unknown = {name: value for name, value in USUAL.items() if name != "batch"}
     found = naming([USUAL, unknown, USUAL | {"batch": 8}])
-    assert [cell.replace(TIED, " ") for cell in found.columns[-1].cells] == [
+    assert [cell.replace(NO_BREAK, " ") for cell in found.columns[-1].cells] == [
         "batch 1",
         "batch ?",
         "batch 8",
@@ -104,12 +104,12 @@ def test_what_is_constant_is_said_once() -> None:
         ("backbone/patch", ["vit_pico/16", "deit_pico/16"])
     ]
     (caption,) = found.caption()
-    assert caption.replace(TIED, " ") == (
+    assert caption.replace(NO_BREAK, " ") == (
         "Throughout: head linear, input 128x128, weights random, batch 8, dtype fp32, compile none, attention auto, "
         "device cpu, threads 2, recipe short, memory_format contiguous"
     )
     assert found.caption(found.fixed) == []
-    assert found.caption({**found.fixed, "batch": 1}) == [f"Throughout: batch{TIED}8"]
+    assert found.caption({**found.fixed, "batch": 1}) == [f"Throughout: batch{NO_BREAK}8"]
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ import io
 import itertools
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,7 +18,9 @@ from bench.report import compare as comparing
 from bench.report import tables
 from bench.report.naming import naming
 from bench.report.rows import Table, columns, read
-from bench.report.terminal import TIED, TableColumn, TerminalTable, wrap
+from bench.report.terminal import NO_BREAK, TableColumn, TerminalTable, wrap
+from bench.store.record import COMPANY
+from tests.bench.records import make, write
 
 COMMITTED = catalogue.ROOT / "results" / "two-core-epyc"
 WIDTHS = (80, 100, 120, 200)
@@ -132,6 +135,21 @@ def test_what_is_too_long_for_its_row_stands_above_its_numbers() -> None:
     ]
 
 
+@pytest.mark.usefixtures("known")
+def test_figures_taken_in_company_stand_with_the_others(tmp_path: Path) -> None:
+    records = [make("accuracy", backbone=name, miou=30.0) for name in ("a", "b")]
+    records += [make("latency", backbone="a", latency_ms=9.1)]
+    records += [make("latency", backbone="b", latency_ms=10.2, **{COMPANY: "1.0 cores busy"})]
+    write(tmp_path / "box", records)
+    (table,) = read(tmp_path / "box").tables
+    for shown in (tables.summary_table(table), comparing.compare(tmp_path).render()):
+        text = _text(shown, 80)
+        quiet, beside = (line for line in text.splitlines() if line[:10].split()[-1:] in (["a/16"], ["b/16"]))
+        assert quiet.index("9.1") == beside.index("0.2")
+        assert "≈ 10.2" in beside
+        assert tables.COMPANY_NOTE in " ".join(text.split())
+
+
 @pytest.fixture(scope="module")
 def committed() -> Sequence[Table]:
     return read(COMMITTED).tables
@@ -161,7 +179,7 @@ def test_the_committed_results_fit_at_the_end_of_a_run(committed: Sequence[Table
         assert max(map(len, text.splitlines())) <= width
         _identified([row.fields for row in table.rows], text)
         by_importance = sorted(summary.columns, key=lambda column: column.importance)
-        optional = [column.title.replace(TIED, " ") for column in by_importance if column.importance]
+        optional = [column.title.replace(NO_BREAK, " ") for column in by_importance if column.importance]
         left_out = _left_out(text)
         assert left_out == optional[len(optional) - len(left_out) :]
         assert len(left_out) <= {80: 7, 100: 5, 120: 3, 200: 0}[width]
@@ -184,7 +202,7 @@ def test_the_order_of_importance_is_as_stated(committed: Sequence[Table]) -> Non
 
 @pytest.mark.parametrize("width", WIDTHS)
 def test_the_committed_results_fit_where_they_are_compared(compared: comparing.Comparison, width: int) -> None:
-    stated = [title.replace(TIED, " ") for title in comparing.IMPORTANCE]
+    stated = [title.replace(NO_BREAK, " ") for title in comparing.IMPORTANCE]
     for section in compared.sections:
         text = _text(comparing.Comparison((), (section,)).render(), width)
         assert max(map(len, text.splitlines())) <= width
