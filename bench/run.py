@@ -134,7 +134,9 @@ def plan(
                 done = None
             # What is of the machine alone does not care for the cell that it came with.
             why = refused if "dataset" in measure.fields else ""
-            planned[key] = Planned(Job(measure, cell, root, key), done, why, ask.chosen)
+            planned[key] = Planned(
+                Job(measure, cell, root, key, recipe=recipe.file(cell.recipe)), done, why, ask.chosen
+            )
     vary = varying(cells)
     named = tuple(_asked(replace(one, job=replace(one.job, vary=vary))) for one in planned.values())
     return Plan(len(cells), named, environment, matrix.name)

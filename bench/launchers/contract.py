@@ -20,7 +20,8 @@ from bench.plan.measure import Measure, Precision, Value
 class Job:
     """One measurement to make: a measure on a cell.
 
-    vary: fields beyond the cell's title that differ within the plan, and so belong to this job's title.
+    root, recipe: where its data set and its recipe lie, if they are the user's. vary: fields beyond the cell's title
+    that differ within the plan, and so belong to this job's title.
     """
 
     measure: Measure
@@ -28,6 +29,7 @@ class Job:
     root: Path | None
     key: str
     vary: tuple[str, ...] = ()
+    recipe: Path | None = None
 
     def title(self) -> str:
         """Short text for people, different for every job of a plan."""

@@ -75,17 +75,20 @@ class Case:
         return dataset.load(self.data, task=self.task, root=self.root, cache=self.cache, split=name, masks=masks)
 
 
-def resolve(cell: Cell, *, cache: Path, root: Path | None = None) -> Case:
+def resolve(cell: Cell, *, cache: Path, root: Path | None = None, recipe_file: Path | None = None) -> Case:
     """Look up what a cell names.
 
     Args:
         cell: of this machine, no choice left open.
         cache: folder for what can be made again.
         root: folder of its data set; None for an embedded one.
+        recipe_file: its recipe, if that is a file of the user's.
 
     Raises:
         UserError: a name that nothing has.
     """
+    if recipe_file is not None:
+        recipe.use(recipe_file)
     return Case(
         cell,
         backbone=catalogue.get("backbones", cell.backbone),

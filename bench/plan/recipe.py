@@ -1,4 +1,9 @@
-"""Training recipes: one TOML file each in ``bench/recipes``, a table for each task."""
+"""Training recipes: one TOML file each, a table for each task.
+
+Those of densebench lie in ``bench/recipes`` and go by their name. A path that ends in ``.toml`` is a recipe of the
+user's: a cell calls it by the file's name alone, so that the same file is the same question wherever it lies, and its
+content (`digest`) tells it from another one of that name.
+"""
 
 import hashlib
 import json
@@ -42,16 +47,39 @@ class Recipe(BaseModel):
     pictures: int = Field(default=0, ge=0, description="validation images drawn with prediction beside truth")
 
 
+_FILES: dict[str, Path] = {}
+"""The user's files that this process knows: name of the file -> where it is."""
+
+
 def names() -> list[str]:
-    """All recipes, in order."""
+    """All recipes that come with densebench, in order."""
     return sorted(path.stem for path in FOLDER.glob("*.toml"))
 
 
+def file(name: str) -> Path | None:
+    """Where the recipe of a cell lies, if it is a file of the user's."""
+    return _FILES.get(name)
+
+
+def use(path: Path) -> str:
+    """Let this process know a file of the user's; the name that cells call it by.
+
+    Raises:
+        UserError: another file of this name is known: cells could not tell the two apart.
+    """
+    path = path.expanduser().resolve()
+    known = _FILES.setdefault(path.name, path)
+    if known != path:
+        raise UserError(f"two recipes are called {path.name}: {known} and {path}; rename one of them")
+    return path.name
+
+
 def _path(name: str) -> Path:
-    path = FOLDER / f"{name}.toml"
+    if name in _FILES:
+        return _FILES[name]
     if name not in names():
-        raise unknown("recipe", name, names())
-    return path
+        raise unknown("recipe", name, [*names(), "FILE.toml"])
+    return FOLDER / f"{name}.toml"
 
 
 @cache
@@ -62,18 +90,24 @@ def load(name: str, task: str) -> Recipe:
         UserError: no such recipe, no table for the task, or a wrong key or value; names file and key.
     """
     path = _path(name)
-    try:
-        tables: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))
-    except tomllib.TOMLDecodeError as error:
-        raise UserError(f"{path}: {error}") from error
+    tables = _tables(path)
     if task not in tables:
         raise UserError(f"{path} has no table [{task}]; it has {', '.join(tables) or 'none'}")
+    if not isinstance(tables[task], dict):
+        raise UserError(f"{path}: [{task}] is a table of a recipe's numbers, {tables[task]!r} came")
     try:
         return Recipe(**tables[task])
     except ValidationError as error:
         wrong = error.errors()[0]
         key = ".".join(map(str, wrong["loc"]))
         raise UserError(f"{path}, [{task}] {key}: {wrong['msg']} (came: {wrong['input']!r})") from error
+
+
+def _tables(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:  # no TOML and no text are of the latter
+        raise UserError(f"recipe {path} cannot be read: {error}") from error
 
 
 @cache
@@ -87,10 +121,15 @@ def digest(name: str, task: str) -> str:
     return hashlib.sha256(json.dumps(stated, sort_keys=True).encode()).hexdigest()[:12]
 
 
-def check(name: str) -> str:
-    """The name of a recipe that there is.
+def check(value: str) -> str:
+    """The name that cells call a recipe by: a name of `names`, or the path of a file that is read now.
 
     Raises:
-        UserError: no such recipe; says which there are.
+        UserError: no such recipe (says which there are) or file, or something is wrong in it; names file and key.
     """
-    return _path(name).stem
+    if not value.endswith(".toml"):
+        return _path(value).stem
+    name = use(Path(value))
+    for task in _tables(_path(name)):
+        load(name, task)
+    return name

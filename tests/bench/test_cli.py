@@ -12,6 +12,7 @@ import pytest
 
 import bench
 from bench import catalogue
+from bench.plan import recipe
 from tests.bench.data.fixtures import write_camvid
 from tests.bench.records import environment, make, write
 
@@ -86,6 +87,8 @@ MISTAKES = [
     (("run", "--matrix", "defalt"), "unknown matrix 'defalt': did you mean default"),
     (("run", "--matrix", "no/such.toml"), "matrix no/such.toml cannot be read"),
     (("run", "--resolution", "64*64"), "a resolution like 224 or 384x640"),
+    (("run", "--recipe", "shrot"), "--recipe: unknown recipe 'shrot': did you mean short"),
+    (("run", "--recipe", "no/such.toml"), "such.toml cannot be read"),
     (("run", "--patch", "x"), "--patch: a whole number from 1"),
     (("run", "--measure", "sped"), "unknown measure 'sped'"),
     (("run", "--dataset", "camvid"), "data set camvid lies on disk and its folder is not known"),
@@ -140,7 +143,8 @@ def test_a_torn_store_is_named_by_readers_and_mended_by_run(densebench, tmp_path
 def test_run_measures_reports_and_resumes(densebench, tmp_path):
     """The main job on two cells: every measure in records and tables, an impossible patch as a row, nothing twice."""
     words = ("run", "--backbone", "vit_pico", "--head", "linear,fcos_pico", "--resolution", "64", "--machine", "here")
-    words = (*words, "--seed", "0", "--recipe", "smoke", "--batch", "1", *BESIDE)
+    (tmp_path / "mine.toml").write_text((recipe.FOLDER / "smoke.toml").read_text())
+    words = (*words, "--seed", "0", "--recipe", "mine.toml", "--batch", "1", *BESIDE)
     output = densebench(*words, "--patch", "16")
     assert "9 to make" in output, "two cells, four measures, and the limits of the machine"
     assert output.count("vit_pico/16") >= 2
