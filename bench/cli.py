@@ -38,6 +38,28 @@ def _axis(what: str, *names: str) -> Any:
     return typer.Option(*names, help=f"{what}; comma-separated, or the option repeated", show_default=False)
 
 
+def _version(asked: bool) -> None:
+    if asked:
+        from importlib.metadata import PackageNotFoundError, version
+
+        try:
+            print(f"densebench {version('densebench')}")
+        except PackageNotFoundError as error:
+            raise UserError(
+                "densebench is not installed, so that its version is not known; run `pip install -e .` in its folder"
+            ) from error
+        raise typer.Exit
+
+
+@app.callback()
+def _before(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="print the version and leave")
+    ] = False,
+) -> None:
+    pass
+
+
 @app.command()
 def run(
     matrix: Annotated[str, typer.Option(help="name of a matrix, or a .toml file")] = "default",
@@ -374,7 +396,7 @@ _KINDS = {"backbones": "backbones", "heads": "heads", "datasets": "data", "measu
 
 @app.command(name="list")
 def list_(
-    kind: Annotated[str, typer.Argument(help="backbones, heads, datasets, measures or matrices")],
+    kind: Annotated[str, typer.Argument(help="backbones, heads, datasets, measures, matrices or recipes")],
     pattern: Annotated[str, typer.Argument(help="only names like this, e.g. 'timm:*dinov2*'")] = "*",
     as_json: Json = False,
 ) -> None:
@@ -383,11 +405,13 @@ def list_(
 
     from bench import catalogue
     from bench.errors import unknown
-    from bench.plan import matrix
+    from bench.plan import matrix, recipe
 
     spaces: dict[str, int] = {}
     if kind == "matrices":
         rows = [{"name": name, "doc": matrix.question(name)} for name in matrix.names()]
+    elif kind == "recipes":
+        rows = [{"name": name, "doc": recipe.doc(name)} for name in recipe.names()]
     elif kind in _KINDS:
         entries = dict(catalogue.entries(_KINDS[kind]))
         for space in catalogue.namespaces(_KINDS[kind]):
@@ -397,7 +421,7 @@ def list_(
                 entries |= found
         rows = [{"name": entry.name, **entry.facts, "doc": entry.doc} for entry in entries.values()]
     else:
-        raise unknown("kind", kind, [*_KINDS, "matrices"])
+        raise unknown("kind", kind, [*_KINDS, "matrices", "recipes"])
     rows = [row for row in rows if fnmatch(row["name"], pattern)]
     if as_json:
         print(json.dumps(rows, indent=1))

@@ -110,8 +110,8 @@ def names() -> list[str]:
 
 
 def question(name: str) -> str:
-    """First line of the question that a matrix answers."""
-    return load(name).question.strip().partition("\n")[0]
+    """The question that a matrix answers, of several sentences the first."""
+    return catalogue.first_sentence(load(name).question)
 
 
 def load(name: str) -> Matrix:

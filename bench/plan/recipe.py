@@ -9,11 +9,13 @@ import hashlib
 import json
 import tomllib
 from functools import cache
+from itertools import takewhile
 from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from bench.catalogue import first_sentence
 from bench.errors import UserError, unknown
 
 FOLDER = Path(__file__).resolve().parent.parent / "recipes"
@@ -72,6 +74,16 @@ def use(path: Path) -> str:
     if known != path:
         raise UserError(f"two recipes are called {path.name}: {known} and {path}; rename one of them")
     return path.name
+
+
+def doc(name: str) -> str:
+    """First sentence of the comment that a recipe begins with.
+
+    Raises:
+        UserError: no such recipe.
+    """
+    lines = _path(name).read_text(encoding="utf-8").splitlines()
+    return first_sentence(" ".join(line.strip("# ") for line in takewhile(lambda line: line.startswith("#"), lines)))
 
 
 def _path(name: str) -> Path:

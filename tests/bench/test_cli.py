@@ -1,6 +1,7 @@
 """The command line as a user meets it: every verb in a process of its own, every mistake without a traceback."""
 
 import csv
+import importlib.metadata
 import json
 import os
 import signal
@@ -11,7 +12,8 @@ import time
 import pytest
 
 import bench
-from bench import catalogue
+from bench import catalogue, cli
+from bench.errors import UserError
 from bench.plan import recipe
 from tests.bench.data.fixtures import write_camvid
 from tests.bench.records import environment, make, write
@@ -37,12 +39,37 @@ def densebench(tmp_path):
     return call
 
 
-@pytest.mark.parametrize("kind", ["backbones", "heads", "datasets", "measures", "matrices"])
+@pytest.mark.parametrize("kind", ["backbones", "heads", "datasets", "measures", "matrices", "recipes"])
 def test_list_names_what_there_is(densebench, kind):
     rows = json.loads(densebench("list", kind, "--json"))
     assert all(row["name"] and row["doc"] for row in rows)
     text = densebench("list", kind)
     assert all(row["name"] in text for row in rows)
+
+
+def test_a_question_and_a_comment_are_listed_as_whole_sentences(densebench):
+    rows = [*json.loads(densebench("list", "matrices", "--json")), *json.loads(densebench("list", "recipes", "--json"))]
+    assert [row["name"] for row in rows if row["doc"][-1] not in ".?"] == []
+    docs = {row["name"]: row["doc"] for row in rows}
+    assert docs["default"].endswith("under linear, upernet and fcos, on this machine?"), "its second line"
+    assert docs["smoke"] == "Enough steps to see that everything runs, and no more: its numbers mean nothing."
+
+
+def test_the_version_comes_without_torch():
+    code = "import sys, importlib.metadata, bench.cli as cli; cli.app(['--version'], standalone_mode=False)"
+    code += "; assert not {'torch', 'pandas', 'timm'} & set(sys.modules), 'slow imports'"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == f"densebench {importlib.metadata.version('densebench')}\n"
+
+
+def test_the_version_of_what_is_not_installed_is_not_known(monkeypatch):
+    def nothing(name):
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(importlib.metadata, "version", nothing)
+    with pytest.raises(UserError, match="pip install -e"):
+        cli.app(["--version"], standalone_mode=False)
 
 
 def test_a_dry_run_plans_without_torch_and_without_writing(densebench, tmp_path):
