@@ -40,14 +40,13 @@ def _axis(what: str, *names: str) -> Any:
 
 def _version(asked: bool) -> None:
     if asked:
-        from importlib.metadata import PackageNotFoundError, version
+        from bench.plan.environment import installed
 
-        try:
-            print(f"densebench {version('densebench')}")
-        except PackageNotFoundError as error:
+        if not (version := installed("densebench")):
             raise UserError(
                 "densebench is not installed, so that its version is not known; run `pip install -e .` in its folder"
-            ) from error
+            )
+        print(f"densebench {version}")
         raise typer.Exit
 
 
@@ -382,6 +381,37 @@ def verify(
             out.print(f"written: {results / name}", soft_wrap=True)
     if differing := [row.published.model for row in checked if row.verdict == "differs"]:
         err.print(f"not reproduced: {', '.join(differing)}", style="red", soft_wrap=True)
+        raise typer.Exit(1)
+
+
+@app.command()
+def doctor(
+    results: Results = Path("results"),
+    check: Annotated[
+        bool, typer.Option("--check/--no-check", help="measure one tiny cell of each task at last")
+    ] = True,
+    as_json: Json = False,
+) -> None:
+    """Say what densebench sees of this machine, and whether it works here."""
+    from bench.doctor import examine
+
+    found = []
+    for topic, findings in examine(results, check=check):
+        if not as_json:
+            out.print(topic, style="bold")
+        for finding in findings:
+            found.append((topic, finding))
+            if not as_json:
+                out.print(finding.render(out.width), soft_wrap=True)
+    problems = sum(finding.sign == "problem" for _, finding in found)
+    if as_json:
+        rows = [{"topic": topic, **finding.as_json()} for topic, finding in found]
+        print(json.dumps({"ok": not problems, "findings": rows}, indent=1))
+    elif problems:
+        out.print(f"{problems} problem{'s' if problems > 1 else ''}", style="bold red")
+    else:
+        out.print("no problem found", style="green")
+    if problems:
         raise typer.Exit(1)
 
 
