@@ -14,7 +14,7 @@ from bench.errors import UserError
 if TYPE_CHECKING:
     from multiprocessing.context import SpawnContext, SpawnProcess
 
-ENDS_S = 5.0
+ENDS_S = 2.0
 """That the process may take to end when there are no more questions."""
 
 
