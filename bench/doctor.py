@@ -626,8 +626,8 @@ def neighbours() -> Iterator[Finding]:
     elif why:
         yield Finding(
             "note",
-            f"{cores:.1f} cores are busy{who}. A round with all {mine} threads would not count now: {why}",
-            "wait until it is quiet; --allow-company takes such rounds nevertheless",
+            f"{cores:.1f} cores are busy{who}. Figures taken now would be marked as taken in company (≈): {why}",
+            "wait until it is quiet before you time anything",
             facts,
         )
     else:
@@ -650,7 +650,7 @@ def self_check(side: Torchside) -> Iterator[Finding]:
         store = Store(folder / "results")
         plan = run.plan(matrices.load("smoke"), _environment(), store, Roots([]))
         settings = Settings(
-            folder / "cache", folder / "pictures", PATIENCE_S, precision=Precision(0.1, 0.1, alone=False)
+            folder / "cache", folder / "pictures", PATIENCE_S, precision=Precision(0.1, 0.1, "allow")
         )
         summary = run.run(plan, store, settings, launcher="local", show=lambda _: None, say=lambda _: None)
         if summary.interrupted:
