@@ -72,7 +72,7 @@ def run(
     measure: Annotated[list[str] | None, _axis("only these of the matrix's measures")] = None,
     device: Annotated[list[str] | None, _axis("cpu, cuda, ...")] = None,
     seed: Annotated[list[str] | None, _axis("seeds of training")] = None,
-    recipe: Annotated[list[str] | None, _axis("training recipes, by name or as .toml files")] = None,
+    recipe: Annotated[list[str] | None, _axis("training recipes: names, or .toml files")] = None,
     threads: Annotated[list[str] | None, _axis("CPU threads for latency and memory; 0: all cores")] = None,
     attention: Annotated[list[str] | None, _axis("auto, fused or unfused")] = None,
     compile_: Annotated[list[str] | None, _axis("none, default, max-autotune or cudagraph", "--compile")] = None,

@@ -649,9 +649,7 @@ def self_check(side: Torchside) -> Iterator[Finding]:
         folder = Path(name)
         store = Store(folder / "results")
         plan = run.plan(matrices.load("smoke"), _environment(), store, Roots([]))
-        settings = Settings(
-            folder / "cache", folder / "pictures", PATIENCE_S, precision=Precision(0.1, 0.1, "allow")
-        )
+        settings = Settings(folder / "cache", folder / "pictures", PATIENCE_S, precision=Precision(0.1, 0.1, "allow"))
         summary = run.run(plan, store, settings, launcher="local", show=lambda _: None, say=lambda _: None)
         if summary.interrupted:
             raise KeyboardInterrupt

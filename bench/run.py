@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 
 from bench import catalogue
@@ -110,20 +110,22 @@ def plan(
         UserError: a data set cannot be found or is broken, or the store cannot be read.
     """
     answers = _answers(store, environment)
+    known_recipe = cache(recipe.resolve)  # a file is read once, however many cells name it
     cells: set[Cell] = set()
     planned: dict[str, Planned] = {}
     for ask in matrix.asks(environment):
-        name, root = roots.resolve(ask.cell.dataset)
-        cell = replace(ask.cell, dataset=name)
-        cells.add(cell)
-        head = catalogue.get("heads", cell.head).facts
+        head = catalogue.get("heads", ask.cell.head).facts
         task = head["task"]
+        name, root = roots.resolve(ask.cell.dataset)
+        called, stated = known_recipe(ask.cell.recipe, task)
+        cell = replace(ask.cell, dataset=name, recipe=called)
+        cells.add(cell)
         refused = _checked(name, task, root)
         if not refused and head.get("masks", False):
             refused = dataset.no_masks(catalogue.dataset(name))
         for measure in _with_needed(ask.measures):
             fields = cell.part(measure.fields)
-            key = question(measure.name, measure.version, fields, _inputs(cell, measure.fields, task))
+            key = question(measure.name, measure.version, fields, _inputs(cell, measure.fields, task, stated))
             if (before := planned.get(key)) is not None:
                 planned[key] = replace(before, chosen=before.chosen | ask.chosen)
                 continue
@@ -134,9 +136,7 @@ def plan(
                 done = None
             # What is of the machine alone does not care for the cell that it came with.
             why = refused if "dataset" in measure.fields else ""
-            planned[key] = Planned(
-                Job(measure, cell, root, key, recipe=recipe.file(cell.recipe)), done, why, ask.chosen
-            )
+            planned[key] = Planned(Job(measure, cell, root, key, stated=stated), done, why, ask.chosen)
     vary = varying(cells)
     named = tuple(_asked(replace(one, job=replace(one.job, vary=vary))) for one in planned.values())
     return Plan(len(cells), named, environment, matrix.name)
@@ -275,9 +275,14 @@ def _anchors(jobs: Iterable[Job], answers: Mapping[str, Record]) -> dict[tuple[s
             layout = "" if record is None else record.fields["dataset"].partition(":")[0]
             known = catalogue.entries("data").get(layout)  # it may be gone since
             embedded = known is not None and not known.facts["root"]
-            if record is not None and (embedded or record.fields["dataset"] == job.cell.dataset):
-                cell = replace(job.cell, **record.fields)
-                found[kind] = replace(job, cell=cell, key=record.key, root=None if embedded else job.root)
+            if record is None or not (embedded or record.fields["dataset"] == job.cell.dataset):
+                continue
+            # Of the user's own recipes likewise.
+            same = record.fields.get("recipe", job.cell.recipe) == job.cell.recipe
+            if same or record.fields["recipe"] in recipe.names():
+                cell, root = replace(job.cell, **record.fields), None if embedded else job.root
+                stated = job.stated if same else None
+                found[kind] = replace(job, cell=cell, key=record.key, root=root, stated=stated)
                 break
     return found
 
@@ -303,11 +308,11 @@ def _checked(name: str, task: str, root: Path | None) -> str:
     return _CHECKED[key]
 
 
-def _inputs(cell: Cell, fields: Iterable[str], task: str) -> dict[str, str]:
+def _inputs(cell: Cell, fields: Iterable[str], task: str, stated: recipe.Recipe | None) -> dict[str, str]:
     """Digests and versions of what fields name, where the name alone does not say which it is."""
     inputs = {}
     if "recipe" in fields:
-        inputs["recipe"] = recipe.digest(cell.recipe, task)
+        inputs["recipe"] = recipe.digest(cell.recipe, task) if stated is None else recipe.digest_of(stated)
     if "weights" in fields and cell.weights != weights.RANDOM:
         # None for published ones that no worker has fetched yet; the record that comes of it has the digest.
         found = weights.digest(catalogue.get("backbones", cell.backbone), cell.weights, cache_folder())
@@ -340,7 +345,7 @@ def _record(event: Finished, environment: Environment) -> Record:
         measure=job.measure.name,
         version=job.measure.version,
         fields=job.cell.part(job.measure.fields),
-        inputs=_inputs(job.cell, job.measure.fields, task),
+        inputs=_inputs(job.cell, job.measure.fields, task, job.stated),
         environment=environment.id,
         status=event.status,
         reason=event.reason,

@@ -14,14 +14,15 @@ from pathlib import Path
 
 from bench.plan.cell import Cell
 from bench.plan.measure import Measure, Precision, Value
+from bench.plan.recipe import Recipe
 
 
 @dataclass(frozen=True)
 class Job:
     """One measurement to make: a measure on a cell.
 
-    root, recipe: where its data set and its recipe lie, if they are the user's. vary: fields beyond the cell's title
-    that differ within the plan, and so belong to this job's title.
+    vary: fields beyond the cell's title that differ within the plan, and so belong to this job's title. stated: the
+    recipe, where its name in the cell stands for a file of the user's.
     """
 
     measure: Measure
@@ -29,7 +30,7 @@ class Job:
     root: Path | None
     key: str
     vary: tuple[str, ...] = ()
-    recipe: Path | None = None
+    stated: Recipe | None = None
 
     def title(self) -> str:
         """Short text for people, different for every job of a plan."""

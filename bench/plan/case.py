@@ -26,6 +26,7 @@ class Case:
         backbone, head, data: their entries in the catalogue.
         root: folder of the data set; None for an embedded one.
         cache: folder for what can be made again.
+        stated: the recipe, where its name stands for a file of the user's.
     """
 
     cell: Cell
@@ -34,6 +35,7 @@ class Case:
     data: Entry
     root: Path | None
     cache: Path
+    stated: Recipe | None = None
 
     @property
     def task(self) -> Task:
@@ -52,7 +54,7 @@ class Case:
         Raises:
             UserError: see `bench.plan.recipe.load`.
         """
-        return recipe.load(self.cell.recipe, self.task)
+        return recipe.load(self.cell.recipe, self.task) if self.stated is None else self.stated
 
     @cached_property
     def classes(self) -> Sequence[str]:
@@ -75,20 +77,18 @@ class Case:
         return dataset.load(self.data, task=self.task, root=self.root, cache=self.cache, split=name, masks=masks)
 
 
-def resolve(cell: Cell, *, cache: Path, root: Path | None = None, recipe_file: Path | None = None) -> Case:
+def resolve(cell: Cell, *, cache: Path, root: Path | None = None, stated: Recipe | None = None) -> Case:
     """Look up what a cell names.
 
     Args:
         cell: of this machine, no choice left open.
         cache: folder for what can be made again.
         root: folder of its data set; None for an embedded one.
-        recipe_file: its recipe, if that is a file of the user's.
+        stated: its recipe, where that is a file of the user's; None: one that has its name.
 
     Raises:
         UserError: a name that nothing has.
     """
-    if recipe_file is not None:
-        recipe.use(recipe_file)
     return Case(
         cell,
         backbone=catalogue.get("backbones", cell.backbone),
@@ -96,4 +96,5 @@ def resolve(cell: Cell, *, cache: Path, root: Path | None = None, recipe_file: P
         data=catalogue.dataset(cell.dataset),
         root=root,
         cache=cache,
+        stated=stated,
     )

@@ -1,12 +1,8 @@
-"""Training recipes: one TOML file each, a table for each task.
-
-Those of densebench lie in ``bench/recipes`` and go by their name. A path that ends in ``.toml`` is a recipe of the
-user's: a cell calls it by the file's name alone, so that the same file is the same question wherever it lies, and its
-content (`digest`) tells it from another one of that name.
-"""
+"""Training recipes: one TOML file each, in ``bench/recipes`` or of one's own, with a table for each task."""
 
 import hashlib
 import json
+import re
 import tomllib
 from functools import cache
 from itertools import takewhile
@@ -19,6 +15,8 @@ from bench.catalogue import first_sentence
 from bench.errors import UserError, unknown
 
 FOLDER = Path(__file__).resolve().parent.parent / "recipes"
+ENDING = ".toml"
+TASKS = ("segmentation", "detection")
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -49,99 +47,105 @@ class Recipe(BaseModel):
     pictures: int = Field(default=0, ge=0, description="validation images drawn with prediction beside truth")
 
 
-_FILES: dict[str, Path] = {}
-"""The user's files that this process knows: name of the file -> where it is."""
-
-
 def names() -> list[str]:
-    """All recipes that come with densebench, in order."""
+    """The recipes that come with densebench, in order."""
     return sorted(path.stem for path in FOLDER.glob("*.toml"))
 
 
-def file(name: str) -> Path | None:
-    """Where the recipe of a cell lies, if it is a file of the user's."""
-    return _FILES.get(name)
-
-
-def use(path: Path) -> str:
-    """Let this process know a file of the user's; the name that cells call it by.
-
-    Raises:
-        UserError: another file of this name is known: cells could not tell the two apart.
-    """
-    path = path.expanduser().resolve()
-    known = _FILES.setdefault(path.name, path)
-    if known != path:
-        raise UserError(f"two recipes are called {path.name}: {known} and {path}; rename one of them")
-    return path.name
-
-
 def doc(name: str) -> str:
-    """First sentence of the comment that a recipe begins with.
-
-    Raises:
-        UserError: no such recipe.
-    """
-    lines = _path(name).read_text(encoding="utf-8").splitlines()
+    """First sentence of the comment that one of `names` begins with."""
+    lines = (FOLDER / f"{check(name)}{ENDING}").read_text(encoding="utf-8").splitlines()
     return first_sentence(" ".join(line.strip("# ") for line in takewhile(lambda line: line.startswith("#"), lines)))
 
 
-def _path(name: str) -> Path:
-    if name in _FILES:
-        return _FILES[name]
-    if name not in names():
-        raise unknown("recipe", name, [*names(), "FILE.toml"])
-    return FOLDER / f"{name}.toml"
+def check(value: str) -> str:
+    """A value of the axis ``recipe`` as it was given: one of `names`, or the path of a TOML file of one's own.
+
+    Raises:
+        UserError: no such recipe or file, or a mistake in the file; names file and key.
+    """
+    if value.endswith(ENDING):
+        _read(Path(value).expanduser())
+    elif value not in names():
+        raise unknown("recipe", value, [*names(), f"FILE{ENDING}"])
+    return value
 
 
-@cache
-def load(name: str, task: str) -> Recipe:
-    """One recipe for one task.
+def resolve(value: str, task: str) -> tuple[str, Recipe | None]:
+    """What a cell calls a recipe, and for a file of one's own what it states for a task.
+
+    ``../mine.toml`` becomes ``mine@3f2a1c8``, the file's name and a part of its content's digest: no path gets into a
+    record, and two files of one name, or one that was edited, are two recipes.
+
+    Raises:
+        UserError: see `load`.
+    """
+    if not value.endswith(ENDING):
+        return value, None
+    stated = load(value, task)
+    stem = re.sub(r"[^\w.-]+", "_", Path(value).stem)
+    return f"{stem}@{digest_of(stated)[:7]}", stated
+
+
+def load(value: str, task: str) -> Recipe:
+    """One recipe for one task, by its name or from a file (a path that ends in ``.toml``).
 
     Raises:
         UserError: no such recipe, no table for the task, or a wrong key or value; names file and key.
     """
-    path = _path(name)
-    tables = _tables(path)
-    if task not in tables:
-        raise UserError(f"{path} has no table [{task}]; it has {', '.join(tables) or 'none'}")
-    if not isinstance(tables[task], dict):
-        raise UserError(f"{path}: [{task}] is a table of a recipe's numbers, {tables[task]!r} came")
-    try:
-        return Recipe(**tables[task])
-    except ValidationError as error:
-        wrong = error.errors()[0]
-        key = ".".join(map(str, wrong["loc"]))
-        raise UserError(f"{path}, [{task}] {key}: {wrong['msg']} (came: {wrong['input']!r})") from error
-
-
-def _tables(path: Path) -> dict[str, Any]:
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:  # no TOML and no text are of the latter
-        raise UserError(f"recipe {path} cannot be read: {error}") from error
+    return _table(Path(value).expanduser(), task) if value.endswith(ENDING) else _of_the_house(value, task)
 
 
 @cache
 def digest(name: str, task: str) -> str:
-    """Digest of what a recipe states for a task, so that an edited recipe is another question (a comment is not).
+    """Digest of what one of `names` states for a task, see `digest_of`.
 
     Raises:
         UserError: as for `load`.
     """
-    stated = load(name, task).model_dump(mode="json", exclude_unset=True)
+    return digest_of(_of_the_house(name, task))
+
+
+def digest_of(recipe: Recipe) -> str:
+    """Digest of what a recipe states, so that an edited recipe is another question (a comment is not)."""
+    stated = recipe.model_dump(mode="json", exclude_unset=True)
     return hashlib.sha256(json.dumps(stated, sort_keys=True).encode()).hexdigest()[:12]
 
 
-def check(value: str) -> str:
-    """The name that cells call a recipe by: a name of `names`, or the path of a file that is read now.
+@cache
+def _of_the_house(name: str, task: str) -> Recipe:
+    return _table(FOLDER / f"{check(name)}{ENDING}", task)
 
-    Raises:
-        UserError: no such recipe (says which there are) or file, or something is wrong in it; names file and key.
-    """
-    if not value.endswith(".toml"):
-        return _path(value).stem
-    name = use(Path(value))
-    for task in _tables(_path(name)):
-        load(name, task)
-    return name
+
+def _table(path: Path, task: str) -> Recipe:
+    tables = _read(path)
+    if task not in tables:
+        raise UserError(f"{path} has no table [{task}]; it has {', '.join(tables) or 'none'}")
+    return tables[task]
+
+
+def _read(path: Path) -> dict[str, Recipe]:
+    """Task -> what the file states for it."""
+    try:
+        document = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"recipe {path} cannot be read: {error} (looked from {Path.cwd()})") from error
+    except tomllib.TOMLDecodeError as error:
+        raise UserError(f"recipe {path} is no TOML: {error}") from error
+    for key, value in document.items():
+        if key not in TASKS:
+            raise UserError(f"{path}: {unknown('table', key, TASKS)}")
+        if not isinstance(value, dict):
+            raise UserError(f"{path}: [{key}] has to be a table of a recipe's fields, {value!r} came")
+    return {task: _recipe(value, f"{path}, [{task}]") for task, value in document.items()}
+
+
+def _recipe(stated: dict[str, Any], where: str) -> Recipe:
+    if strange := sorted(set(stated) - set(Recipe.model_fields)):
+        raise UserError(f"{where}: {unknown('key', strange[0], Recipe.model_fields)}")
+    try:
+        return Recipe(**stated)
+    except ValidationError as error:
+        wrong = error.errors()[0]
+        key = ".".join(map(str, wrong["loc"]))
+        raise UserError(f"{where} {key}: {wrong['msg']} (came: {wrong['input']!r})") from error

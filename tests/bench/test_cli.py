@@ -14,7 +14,6 @@ import pytest
 import bench
 from bench import catalogue, cli
 from bench.errors import UserError
-from bench.plan import recipe
 from tests.bench.data.fixtures import write_camvid
 from tests.bench.records import environment, make, write
 
@@ -114,8 +113,6 @@ MISTAKES = [
     (("run", "--matrix", "defalt"), "unknown matrix 'defalt': did you mean default"),
     (("run", "--matrix", "no/such.toml"), "matrix no/such.toml cannot be read"),
     (("run", "--resolution", "64*64"), "a resolution like 224 or 384x640"),
-    (("run", "--recipe", "shrot"), "--recipe: unknown recipe 'shrot': did you mean short"),
-    (("run", "--recipe", "no/such.toml"), "such.toml cannot be read"),
     (("run", "--patch", "x"), "--patch: a whole number from 1"),
     (("run", "--measure", "sped"), "unknown measure 'sped'"),
     (("run", "--dataset", "camvid"), "data set camvid lies on disk and its folder is not known"),

@@ -1,84 +1,113 @@
-"""Recipes by name and as files of the user's."""
-
-from dataclasses import replace
+import json
+import pickle
+from pathlib import Path
 
 import pytest
 
-from bench import run
+from bench import catalogue, run
 from bench.errors import UserError
 from bench.plan import matrix, recipe
+from bench.plan.case import resolve
 from bench.plan.dataset import Roots
-from bench.plan.environment import describe
 from bench.store.store import Store
+from tests.bench.test_run import HERE, Launcher, go
 
-HERE = replace(describe(), gpus=[], cores=2)
-MINE = "[segmentation]\nsteps = 3\nbatch = 2\nlr = 1e-3\n"
-
-
-@pytest.fixture(autouse=True)
-def forgotten(monkeypatch):
-    """No file is known but the test's own."""
-    monkeypatch.setattr(recipe, "_FILES", {})
-    recipe.load.cache_clear()
-    recipe.digest.cache_clear()
-    yield
-    recipe.load.cache_clear()
-    recipe.digest.cache_clear()
+ROOT = Path(__file__).parents[3]
+OWN = """
+[segmentation]
+steps = 3
+batch = 2
+lr = 1e-3
+"""
 
 
-def keys(tmp_path, path):
-    """Keys and recipe files of the accuracies that a run with this recipe asks for."""
-    axes = {"recipe": [str(path)], "backbone": ["vit_pico"], "head": ["linear"], "measure": ["accuracy"], "seed": ["0"]}
-    planned = run.plan(matrix.load("default").override(axes), HERE, Store(tmp_path / "none"), Roots()).planned
-    return {one.job.key for one in planned}, {one.job.recipe for one in planned}, {one.job.title() for one in planned}
+@pytest.fixture
+def write(tmp_path):
+    def write(text=OWN, name="mine.toml"):
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+        return str(path)
+
+    return write
 
 
-def test_a_file_is_a_recipe_by_its_content_wherever_it_lies(tmp_path):
-    for folder in ("a", "b", "c"):
-        (tmp_path / folder).mkdir()
-        (tmp_path / folder / "mine.toml").write_text(f"# {folder}\n{MINE}")
-    (tmp_path / "c" / "mine.toml").write_text(MINE.replace("steps = 3", "steps = 4"))
-    found = []
-    for folder in ("a", "b", "c"):
-        recipe._FILES.clear()
-        recipe.load.cache_clear()
-        recipe.digest.cache_clear()
-        asked, files, titles = keys(tmp_path, tmp_path / folder / "mine.toml")
-        assert files == {tmp_path / folder / "mine.toml"}
-        assert not any(str(tmp_path) in text for text in (*asked, *titles)), "no folder of anybody's"
-        found.append(asked)
-    assert found[0] == found[1], "a comment and a place make no other recipe"
-    assert not found[0] & found[2], "another number does"
+def test_committed_records_are_of_the_recipes_as_they_are():
+    """What makes a recipe of the house another question costs hours of measuring."""
+    last = {}
+    for path in ROOT.glob("results/*/records.jsonl"):
+        for record in map(json.loads, path.read_text().splitlines()):
+            name, head = record["fields"].get("recipe"), record["fields"].get("head")
+            if name in recipe.names():
+                last[name, catalogue.get("heads", head).facts["task"]] = record["inputs"]["recipe"]
+    assert len(last) > 2
+    assert {key: recipe.digest(*key) for key in last} == last
 
 
-def test_two_files_of_one_name_are_refused(tmp_path):
-    for folder in ("a", "b"):
-        (tmp_path / folder).mkdir()
-        (tmp_path / folder / "mine.toml").write_text(MINE)
-    recipe.check(str(tmp_path / "a" / "mine.toml"))
-    with pytest.raises(UserError, match=r"two recipes are called mine\.toml.*rename one"):
-        recipe.check(str(tmp_path / "b" / "mine.toml"))
+def test_a_file_is_named_by_its_stem_and_content(write, tmp_path, monkeypatch):
+    name, stated = recipe.resolve(write(), "segmentation")
+    assert name.startswith("mine@")
+    assert str(tmp_path) not in name
+    assert stated.steps == 3
+    commented = "# Only a comment.\n" + OWN + "[detection]\nsteps = 9\nbatch = 1\nlr = 1\n"
+    assert recipe.resolve(write(commented), "segmentation")[0] == name
+    assert recipe.resolve(write(OWN.replace("3", "4", 1)), "segmentation")[0] != name
+    assert recipe.resolve(write(name="other/mine.toml"), "segmentation")[0] == name, "the same, wherever it lies"
+    assert recipe.resolve(write(name="a | b.toml"), "segmentation")[0].startswith("a_b@"), "no table is torn"
+    monkeypatch.chdir(tmp_path)
+    write()
+    assert recipe.resolve("mine.toml", "segmentation") == (name, stated), "relative to where it is run"
+    assert recipe.resolve("short", "segmentation") == ("short", None)
 
 
 @pytest.mark.parametrize(
-    ("text", "message"),
+    ("change", "message"),
     [
-        ("[segmentation\n", "mine.toml cannot be read"),
-        (MINE + "stesp = 4\n", r"mine.toml, \[segmentation\] stesp"),
-        (MINE.replace("steps = 3", 'steps = "many"'), r"\[segmentation\] steps: .*came: 'many'"),
-        ("segmentation = 3\n", "is a table of a recipe's numbers, 3 came"),
+        (("steps", "stesp"), r"mine.toml, \[segmentation\]: unknown key 'stesp': did you mean steps"),
+        (("steps = 3", "steps = 0"), r"mine.toml, \[segmentation\] steps: .*greater than or equal to 1 \(came: 0\)"),
+        (("steps = 3", ""), r"mine.toml, \[segmentation\] steps: Field required"),
+        (("[segmentation]", "[segmentaton]"), r"mine.toml: unknown table 'segmentaton': did you mean segmentation"),
+        (("[segmentation]", "detection = 3\n[segmentation]"), r"mine.toml: \[detection\] has to be a table .* 3 came"),
+        (("[segmentation]", "[segmentation"), r"mine.toml is no TOML: .*line 2"),
     ],
 )
-def test_what_is_wrong_in_a_file_is_said_before_anything_runs(tmp_path, text, message):
-    (tmp_path / "mine.toml").write_text(text)
+def test_a_mistake_is_named_with_file_and_key(write, change, message):
     with pytest.raises(UserError, match=message):
-        recipe.check(str(tmp_path / "mine.toml"))
+        recipe.check(write(OWN.replace(*change, 1)))
 
 
-def test_a_recipe_without_a_table_for_the_task_says_which_it_has(tmp_path):
-    (tmp_path / "mine.toml").write_text(MINE)
-    name = recipe.check(str(tmp_path / "mine.toml"))
-    assert name == "mine.toml"
-    assert recipe.load(name, "segmentation").steps == 3
-    with pytest.raises(UserError, match=r"no table \[detection\]; it has segmentation"):
-        recipe.load(name, "detection")
+def test_what_is_no_recipe_is_said(write, tmp_path, monkeypatch):
+    with pytest.raises(UserError, match=r"unknown recipe 'shrt': did you mean short\? there is: FILE.toml, "):
+        recipe.check("shrt")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=rf"recipe nowhere.toml cannot be read: .*looked from {tmp_path}"):
+        recipe.check("nowhere.toml")
+    with pytest.raises(UserError, match=r"mine.toml has no table \[detection\]; it has segmentation"):
+        recipe.load(write(), "detection")
+
+
+def test_a_run_by_a_file_knows_it_by_content(write, tmp_path, monkeypatch):
+    path = write()
+    axes = {
+        "backbone": "vit_pico",
+        "patch": "16",
+        "resolution": "32",
+        "head": "linear",
+        "measure": "accuracy",
+        "seed": "0",
+    }
+    asked = matrix.load("default").override({axis: [value] for axis, value in axes.items()})
+    launcher, store = Launcher(monkeypatch), Store(tmp_path / "m")
+    go(asked.override({"recipe": [path]}), store, tmp_path)
+    (job,) = launcher.jobs
+    name, stated = recipe.resolve(path, "segmentation")
+    assert job.cell.recipe == name
+    assert pickle.loads(pickle.dumps(job)).stated == stated
+    assert resolve(job.cell, cache=tmp_path, stated=job.stated).recipe == stated
+    (record,) = store.records()
+    assert record.inputs["recipe"].startswith(name.partition("@")[2])
+    assert str(tmp_path) not in record.line()
+    again = asked.override({"recipe": [write(name="elsewhere/mine.toml")]})
+    assert run.plan(again, HERE, store, Roots()).todo == []
+    edited = asked.override({"recipe": [write(OWN.replace("3", "4", 1))]})
+    assert len(run.plan(edited, HERE, store, Roots()).todo) == 1
