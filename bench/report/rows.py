@@ -43,7 +43,7 @@ DERIVED = Measure(
     seconds=0.0,
     doc=(
         "share of the latency that its arithmetic (model FLOP utilisation), its memory traffic and the launches of its "
-        "operations alone would take on this machine, see `bench/roofline.py`; the largest is what bounds it"
+        "operations alone would take on this machine, see `bench/report/roofline.py`; the largest is what bounds it"
     ),
 )
 """Columns that follow from those of several measures."""
