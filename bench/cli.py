@@ -1,4 +1,4 @@
-"""The command line: four verbs, and nothing imported before it is needed."""
+"""The command line: a function a verb, and nothing imported before it is needed."""
 
 import json
 import os
@@ -107,7 +107,7 @@ def run(
     retry: Annotated[
         bool, typer.Option("--retry", help="measure again what could not be measured before, or only in company")
     ] = False,
-    strict: Annotated[bool, typer.Option("--strict", help="exit code 1 for what is unsupported, too")] = False,
+    strict: Annotated[bool, typer.Option("--strict", help="exit code 1 for rows that are unsupported, too")] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="list the cells and what would run; measure nothing")
     ] = False,
@@ -220,7 +220,7 @@ def _after(folder: Path, summary: Any, *, measured: bool, strict: bool, wide: bo
         style = "yellow" if record.status == "unsupported" else "red"
         err.print(f"{record.status}: {title}: {record.reason}", style=style, soft_wrap=True)
     if summary.left_out:
-        _say(_left_out(summary.left_out))
+        _say(_left_out(summary.left_out, summary.why_left_out))
     if summary.company:
         _say(
             f"{summary.company} of {len(summary.records)} measurements were taken while other processes used the "
@@ -253,12 +253,13 @@ def _pictures(folder: Path, *, measured: bool) -> list[Path]:
         return []
 
 
-def _left_out(combinations: dict[str, int]) -> str:
+def _left_out(combinations: dict[str, int], why: str) -> str:
     """One line on what the matrix crossed and cannot be had."""
     shown = list(combinations)[:LEFT_OUT]
     more = f" and {len(combinations) - LEFT_OUT} more" if len(combinations) > LEFT_OUT else ""
     count = sum(combinations.values())
-    return f"left out, for the matrix alone crossed what cannot be had ({count} measurements): {', '.join(shown)}{more}"
+    what = f"{', '.join(shown)}{more}"
+    return f"left out, for the matrix alone crossed what cannot be had ({count} measurements): {what} ({why})"
 
 
 def _dry_run(plan: Any, *, as_json: bool) -> None:

@@ -77,6 +77,11 @@ class Summary:
         return {title: one for title, one in self.missing_numbers.items() if one.status != "unsupported"}
 
     @property
+    def why_left_out(self) -> str:
+        """What one of the backbones or data sets said."""
+        return next((record.reason for record in self.records.values() if record.crossed), "")
+
+    @property
     def left_out(self) -> dict[str, int]:
         """What the matrix crossed and cannot be had ("vit_pico with patch 5") -> number of measurements."""
         return dict(Counter(_combination(record) for record in self.records.values() if record.crossed))
@@ -84,7 +89,7 @@ class Summary:
     @property
     def company(self) -> int:
         """How many figures were taken in company."""
-        return sum(bool(record.company) for record in self.records.values())
+        return sum(record.status == "ok" and bool(record.company) for record in self.records.values())
 
 
 def plan(
@@ -104,7 +109,7 @@ def plan(
         store: the machine's records.
         roots: where data sets lie.
         retry: measure again what could not be measured before, or only in company.
-        alone: a figure that was taken in company is no answer.
+        alone: a figure that was taken in company is no answer; without it, one that was refused for company is none.
 
     Raises:
         UserError: a data set cannot be found or is broken, or the store cannot be read.
@@ -123,6 +128,8 @@ def plan(
         refused = _checked(name, task, root)
         if not refused and head.get("masks", False):
             refused = dataset.no_masks(catalogue.dataset(name))
+        unstated = stated is None and called != ask.cell.recipe
+        untrained = f"recipe {ask.cell.recipe} states nothing for {task}" if unstated else ""
         for measure in _with_needed(ask.measures):
             fields = cell.part(measure.fields)
             key = question(measure.name, measure.version, fields, _inputs(cell, measure.fields, task, stated))
@@ -131,11 +138,13 @@ def plan(
                 continue
             done = answers.get(key)
             if done is not None and (
-                done.status not in SETTLED or (retry and done.status != "ok") or ((retry or alone) and done.company)
+                done.status not in SETTLED
+                or (retry and done.status != "ok")
+                or (done.company and (retry or alone == (done.status == "ok")))
             ):
                 done = None
             # What is of the machine alone does not care for the cell that it came with.
-            why = refused if "dataset" in measure.fields else ""
+            why = (refused if "dataset" in measure.fields else "") or (untrained if "recipe" in measure.fields else "")
             planned[key] = Planned(Job(measure, cell, root, key, stated=stated), done, why, ask.chosen)
     vary = varying(cells)
     named = tuple(_asked(replace(one, job=replace(one.job, vary=vary))) for one in planned.values())
@@ -152,7 +161,12 @@ def _asked(planned: Planned) -> Planned:
 
 def varying(cells: Collection[Cell]) -> tuple[str, ...]:
     """The fields that tell cells apart beyond what a title names."""
-    return tuple(name for name in FIELDS if name not in IN_TITLE and len({getattr(cell, name) for cell in cells}) > 1)
+
+    def value(cell: Cell, name: str) -> object:
+        # One file states something else for each task, and goes by another digest.
+        return cell.recipe.partition("@")[0] if name == "recipe" else getattr(cell, name)
+
+    return tuple(name for name in FIELDS if name not in IN_TITLE and len({value(cell, name) for cell in cells}) > 1)
 
 
 def run(
@@ -182,7 +196,9 @@ def run(
             writer.environment(as_json(plan.environment))
         ledger = _Ledger(plan, writer)
         try:
-            looking = False
+            looking = bool(ledger.latest)
+            if looking and plan.todo:
+                look(ledger.latest.values())
             for jobs in _phases(plan, ledger, show):
                 anchored = replace(settings, anchors=_anchors(jobs, _answers(store, plan.environment)))
                 with closing(catalogue.get("launchers", launcher).load().launch(jobs, anchored)) as events:
@@ -226,7 +242,7 @@ def _phases(plan: Plan, ledger: _Ledger, show: Callable[[Event], None]) -> Itera
             ledger.keep(event)
             show(event)
     jobs = [planned.job for planned in plan.todo if not planned.refused]
-    first = first_look(jobs)
+    first = [] if ledger.latest else first_look(jobs)
     taken = {job.key for job in first}
     yield from filter(None, (first, [job for job in jobs if job.key not in taken]))
 
@@ -312,7 +328,8 @@ def _inputs(cell: Cell, fields: Iterable[str], task: str, stated: recipe.Recipe 
     """Digests and versions of what fields name, where the name alone does not say which it is."""
     inputs = {}
     if "recipe" in fields:
-        inputs["recipe"] = recipe.digest(cell.recipe, task) if stated is None else recipe.digest_of(stated)
+        known = cell.recipe in recipe.names()
+        inputs["recipe"] = recipe.digest(cell.recipe, task) if known else recipe.digest_of(stated) if stated else ""
     if "weights" in fields and cell.weights != weights.RANDOM:
         # None for published ones that no worker has fetched yet; the record that comes of it has the digest.
         found = weights.digest(catalogue.get("backbones", cell.backbone), cell.weights, cache_folder())

@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterator, Sequence
 
 from bench.launchers._group import interleaved
 from bench.launchers._worker import Workers
-from bench.launchers.contract import Event, Finished, Job, Settings, Started
+from bench.launchers.contract import Event, Finished, Job, Progress, Settings, Started
 
 CATALOGUE = {"local": {"doc": "processes on this machine; cells that may share it run one a core"}}
 
@@ -60,18 +60,21 @@ def _side_by_side(jobs: Sequence[Job], workers: Workers) -> Iterator[Event]:
     """
     queue = deque(jobs)
     alone: set[str] = set()
+    beside: set[str] = set()
     cores = len(os.sched_getaffinity(0))
     while queue or workers.running:
         while queue and len(workers.running) < min(_slots(job, cores, alone) for job in (queue[0], *workers.jobs)):
             job = queue.popleft()
             workers.start(job, _threads(job, cores))
+            if len(workers.running) > 1:
+                beside |= {one.key for one in workers.jobs}
             yield Started(job)
         for one in tuple(workers.running):
-            crowded = len(workers.running) > 1
             for event in workers.events(one):
-                if crowded and isinstance(event, Finished) and event.status == "oom":
+                if isinstance(event, Finished) and event.status == "oom" and event.job.key in beside - alone:
                     alone.add(event.job.key)
                     queue.append(event.job)
+                    yield Progress(event.job, "out of memory, waiting to be alone", 0, 1)
                 else:
                     yield event
             if one.waiting:  # nobody takes turns with it

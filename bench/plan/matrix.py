@@ -137,8 +137,23 @@ def load(name: str) -> Matrix:
     grid = document.get("grid")
     if not isinstance(grid, list) or not grid or not all(isinstance(block, dict) for block in grid):
         raise UserError(f"{path}: there is no [[grid]] block; a matrix needs at least one")
-    blocks = tuple(_block(block, f"{path}, [[grid]] {number}") for number, block in enumerate(grid, 1))
+    blocks = tuple(
+        _block(_beside(block, path.parent), f"{path}, [[grid]] {number}") for number, block in enumerate(grid, 1)
+    )
     return Matrix(path.stem, document["question"], blocks)
+
+
+def _beside(block: Mapping[str, Any], folder: Path) -> Mapping[str, Any]:
+    """Recipe files that a matrix file names lie beside it, unless there is none there."""
+
+    def found(value: Any) -> Any:
+        file = isinstance(value, str) and value.endswith(recipe.ENDING) and (folder / value).is_file()
+        return str(folder / value) if file else value
+
+    given = block.get("recipe")
+    if given is None:
+        return block
+    return {**block, "recipe": [found(value) for value in given] if isinstance(given, list) else found(given)}
 
 
 def _block(block: Mapping[str, Any], where: str) -> Mapping[str, Sequence[Any]]:

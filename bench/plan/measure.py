@@ -15,7 +15,8 @@ Such a file has a *literal* ``CATALOGUE`` with one entry, read without importing
         }
     }
 
-and a function ``measure(cell, context) -> Outcome``, run in a process of its own.
+and a function ``measure(cell, context) -> Outcome``, run in a process of its own; ``context.case`` holds the cell
+and the things that it names.
 
 An interleaved measure prepares (build, warm up), then takes its samples in ``for turn in context.turns():``. Between
 two turns the other cells of the group have theirs, so that a drifting machine drifts for all of them. Beside the series
@@ -91,6 +92,11 @@ class Measure:
         return next(
             (column.name for column in self.columns if column.name.endswith("noise_floor_pct")), "noise_floor_pct"
         )
+
+    @property
+    def margin(self) -> str:
+        """The column of an interleaved measure that holds half of the interval of its series, in percent."""
+        return f"{self.interleaved.removesuffix('_ms')}_ci_pct"
 
 
 @dataclass(frozen=True)

@@ -75,16 +75,17 @@ def resolve(value: str, task: str) -> tuple[str, Recipe | None]:
     """What a cell calls a recipe, and for a file of one's own what it states for a task.
 
     ``../mine.toml`` becomes ``mine@3f2a1c8``, the file's name and a part of its content's digest: no path gets into a
-    record, and two files of one name, or one that was edited, are two recipes.
+    record, and two files of one name, or one that was edited, are two recipes. None where the file states nothing for
+    the task.
 
     Raises:
         UserError: see `load`.
     """
     if not value.endswith(ENDING):
         return value, None
-    stated = load(value, task)
+    stated = _read(Path(value).expanduser()).get(task)
     stem = re.sub(r"[^\w.-]+", "_", Path(value).stem)
-    return f"{stem}@{digest_of(stated)[:7]}", stated
+    return f"{stem}@{digest_of(stated)[:7] if stated else f'no-{task}'}", stated
 
 
 def load(value: str, task: str) -> Recipe:

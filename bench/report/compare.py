@@ -24,8 +24,8 @@ from bench.plan.measure import Column, Measure
 from bench.report.claims import claim
 from bench.report.naming import Naming, naming
 from bench.report.rows import Part, Row, Table, columns, folders, headline, noise, order, rank, read
-from bench.report.tables import COMPANY_NOTE, SPREAD, error_bar, label, number
-from bench.report.terminal import NO_BREAK, TableColumn, TerminalTable, changes
+from bench.report.tables import COMPANY_NOTE, MARGIN, SPREAD, error_bar, label, number
+from bench.report.terminal import TableColumn, TerminalTable, changes
 from bench.stats.ranking import Noise, Rank, Stat
 
 if TYPE_CHECKING:
@@ -34,8 +34,7 @@ if TYPE_CHECKING:
 AXES = (*(name for name in FIELDS if name != "seed"), "resolution")
 """What rows can be chosen and identified by; ``resolution`` is ``HxW``, or one number for a square."""
 _CONTEXT = ("recipe", "batch")
-_MARGIN = f"±{NO_BREAK}95{NO_BREAK}% CI"
-IMPORTANCE = ("rank", "cost rank", _MARGIN, SPREAD)
+IMPORTANCE = ("rank", "cost rank", MARGIN, SPREAD)
 """Columns that a narrow terminal may leave out, what is left out last first; cost and value always stay."""
 
 
@@ -274,8 +273,8 @@ def _points(
         best_first = sorted(ordered, key=lambda parts: -coordinates(parts)[1])
         ranks = _claimed_ranks([parts[1] for parts in best_first], value_measure, value_name)
     else:
-        ranks = rank(stats, value_column, spread)
-    quiet = [parts for parts in ordered if not any(part.company for part in parts)]
+        ranks = rank({part: stat for part, stat in stats.items() if not stat.company}, value_column, spread)
+    quiet = [parts for parts in ordered if not parts[0].values[cost_name].company and not stats[parts[1]].company]
     front = {parts for parts, best in zip(quiet, pareto([coordinates(parts) for parts in quiet]), strict=True) if best}
     costs = _claimed_ranks([parts[0] for parts in ordered], cost_measure, cost_name)
 
@@ -296,7 +295,7 @@ def _points(
         near = not optimal and known and parts in quiet and not any(beats(other, parts) for other in quiet)
         stat = stats[parts[1]]
         series = cost_measure.interleaved.removesuffix("_ms")
-        margin = parts[0].values.get(f"{series}_ci_pct")
+        margin = parts[0].values.get(cost_measure.margin)
         ends = [parts[0].values.get(f"{series}_{end}_ms") for end in ("low", "high")]
         own = _series(cost_measure, cost_name) == cost_measure.interleaved == cost_name
         points.append(
@@ -432,7 +431,7 @@ def _columns(section: Section, named: Naming) -> list[TableColumn]:
         replace(named.columns[0], joined=True),
         *named.columns[1:],
         TableColumn(label(section.cost), [number(point.cost, section.cost) for point in points], right=True),
-        _bar(_MARGIN, ["" if point.margin_pct is None else f"± {point.margin_pct:.1f} %" for point in points]),
+        _bar(MARGIN, ["" if point.margin_pct is None else f"± {point.margin_pct:.1f} %" for point in points]),
         _rank("cost rank", [point.cost_rank for point in points]),
         TableColumn(label(section.value), [number(point.value, section.value) for point in points], right=True),
         _bar(SPREAD, [error_bar(point.value, section.value) for point in points]),

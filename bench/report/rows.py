@@ -48,7 +48,8 @@ DERIVED = Measure(
 )
 """Columns that follow from those of several measures."""
 
-_LIMITING = ("gmacs", "latency_ms", "traffic_mib", "operations", "peak_tflops", "copy_gbps", "launch_us")
+_LIMITS = ("peak_tflops", "copy_gbps", "launch_us")
+_LIMITING = ("gmacs", "latency_ms", "traffic_mib", "operations", *_LIMITS)
 _OLD = "of an older version of their measure"
 _GONE = "of a measure that is no longer there"
 _HEADLESS = "of a head that is no longer there, or of none"
@@ -122,8 +123,20 @@ class Row:
             "traffic_pct": limits.traffic_pct,
             "launches_pct": limits.launches_pct,
         }
-        company = any(part.company for part in self.parts.values())
+        company = self._limits_in_company
         return found | {name: Stat(value, None, 1, company) for name, value in derived.items() if value is not None}
+
+    @property
+    def _limits_in_company(self) -> bool:
+        return any(
+            stat.company for part in self.parts.values() for name, stat in part.values.items() if name in _LIMITING
+        )
+
+    @property
+    def bound(self) -> str:
+        """What bounds the latency; "" where there is none, or where it was taken in company: that would be a claim."""
+        timed = any("latency_ms" in part.values for part in self.parts.values())
+        return self.limits.bound if timed and not self._limits_in_company else ""
 
     @cached_property
     def limits(self) -> Roofline:
@@ -131,7 +144,8 @@ class Row:
 
         def known(name: str) -> float | None:
             found = next((part.values[name] for part in self.parts.values() if name in part.values), None)
-            return None if found is None else found.mean
+            # A limit that was measured beside others is no limit.
+            return None if found is None or (found.company and name in _LIMITS) else found.mean
 
         return roofline(
             batch=self.fields.get("batch", 1),

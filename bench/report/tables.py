@@ -20,8 +20,10 @@ from bench.stats.ranking import Stat
 
 SPREAD = f"±{NO_BREAK}sd (seeds)"
 """Title of the column beside a mean over seeds."""
+MARGIN = f"±{NO_BREAK}95{NO_BREAK}% CI"
+"""Title of the column beside a time that was taken in rounds."""
 IMPORTANCE = (
-    "latency_ms", "rank", SPREAD, "peak_mib", "gmacs", "train_step_ms", "joules_per_image", "train_peak_mib",
+    "latency_ms", "rank", MARGIN, SPREAD, "peak_mib", "gmacs", "train_step_ms", "joules_per_image", "train_peak_mib",
     "max_batch", "mfu_pct",
 )  # fmt: skip
 """Columns of the table at the end of a run, what is left out last first; those of other measures go before them all."""
@@ -122,6 +124,7 @@ def summary_table(table: Table, *, wide: bool = False) -> TerminalTable:
     for measure, column in shown:
         first.setdefault(measure.name, column)
     chosen = [column for _, column in shown] if wide else list(first.values())
+    margins = {one.interleaved: one.margin for one in measures().values() if one.interleaved}
     by_importance = sorted(chosen, key=lambda column: (column != (top and top[1]), _place(column.name)))
     essential = by_importance[: 2 if top and top[1] in chosen else 1]
     named = naming([row.fields for row in table.rows], headed=["recipe"])
@@ -135,8 +138,11 @@ def summary_table(table: Table, *, wide: bool = False) -> TerminalTable:
         if top and column == top[1]:
             bars = [error_bar(stat, column) for stat in stats]
             body.append(TableColumn(SPREAD, bars, _place(SPREAD), joined=True))
+        if not wide and column in essential and (margin := margins.get(column.name)):
+            bars = [margin_bar(row.values.get(margin)) for row in table.rows]
+            body.append(TableColumn(MARGIN, bars, _place(MARGIN), joined=True))
     if wide and "mfu_pct" in names:
-        bounds = [row.limits.bound if "latency_ms" in row.values else "" for row in table.rows]
+        bounds = [row.bound for row in table.rows]
         body.append(TableColumn("bound by", bounds))
     in_company = any(part.company for row in table.rows for part in row.parts.values())
     return TerminalTable(
@@ -171,6 +177,11 @@ def number(stat: Stat | None, column: Column, *, spread: bool = False) -> str:
     if not spread:
         return sign + rounded(stat.mean)
     return f"{sign}{rounded(stat.mean)}{'' if stat.sd is None else f' ± {rounded(stat.sd)}'} ({stat.n})"
+
+
+def margin_bar(stat: Stat | None) -> str:
+    """Half of an interval as a share of its figure, in percent: ``± 5.0 %``."""
+    return "" if stat is None else f"±{NO_BREAK}{stat.mean:.1f}{NO_BREAK}%"
 
 
 def error_bar(stat: Stat | None, column: Column) -> str:
@@ -220,7 +231,7 @@ def _main(table: Table, several: list[str]) -> str:
             str(table.ranks.get(row, "")),
             *choices(row.fields, [*IDENTITY, *several]),
             *(number(row.values.get(column.name), column, spread=bool(top) and column == top[1]) for column in shown),
-            *([row.limits.bound if "latency_ms" in row.values else ""] if timed else []),
+            *([row.bound] if timed else []),
             status(row.parts.values()),
         ]
         for row in table.rows
@@ -374,7 +385,7 @@ def as_csv(tables: Sequence[Table]) -> str:
         for _, name in shown:
             stat = row.values.get(name)
             line += [repr(stat.mean), "" if stat.sd is None else repr(stat.sd), stat.n] if stat else ["", "", ""]
-        line.append(row.limits.bound if "latency_ms" in row.values else "")
+        line.append(row.bound)
         for name in present:
             part = row.parts.get(name)
             line += [part.status, part.reason] if part else ["", ""]

@@ -38,7 +38,7 @@ PATIENCE = 2.0
 
 
 TRIES = 3
-"""Of a measure that takes no turns, before others make it invalid."""
+"""Of a measure that takes no turns, before one beside others has to do."""
 
 
 class Rounds:
@@ -178,11 +178,9 @@ class Rounds:
         kept = list(rounds_of(samples, f"{self.name}_ms").values())
         if self._in_company():
             reason = f"{len(self.disturbed)} of {self.taken} rounds were disturbed (the last: {self._last()})"
-            if not self._counts():
-                raise Invalid(
-                    f"{reason}; quieten the machine and use --retry, or leave out --alone", Outcome(common, samples)
-                )
             common[COMPANY] = reason
+            if not self._counts():
+                raise Invalid(f"{reason}; quieten the machine, or leave out --alone", Outcome(common, samples))
             found = beside_others(kept, self.left)
         else:
             found = interval(kept)
@@ -334,7 +332,8 @@ def undisturbed(take: Callable[[], Outcome], cell: Cell, context: Context) -> Ou
             return found
         tries += 1
         if context.precision.company == "allow" or tries == TRIES:
-            reason = f"each of {tries} tries was disturbed (the last: {reason})"
+            reason = f"{tries} of {tries} tries were disturbed (the last: {reason})"
+            found = replace(found, values={**found.values, COMPANY: reason})
             if context.precision.company == "refuse":
-                raise Invalid(f"{reason}; quieten the machine and use --retry, or leave out --alone", found)
-            return replace(found, values={**found.values, COMPANY: reason})
+                raise Invalid(f"{reason}; quieten the machine, or leave out --alone", found)
+            return found

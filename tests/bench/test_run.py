@@ -364,6 +364,27 @@ def test_figures_in_company_are_taken_again_when_asked(question, tmp_path, monke
         return sum(planned.job.measure.name == "memory" for planned in plan.todo)
 
     assert (todo(), todo(retry=True), todo(alone=True)) == (0, 2, 2)
+    refused = Store(tmp_path / "o")
+    with refused.writing() as writer:
+        writer.environment(vars(HERE))
+        for record in store.records():
+            writer.record(replace(record, status="invalid", reason="others"))
+    store = refused
+    assert (todo(), todo(alone=True)) == (2, 0), "what --alone refused is taken without it"
+
+
+def test_a_run_that_goes_on_shows_at_once_what_it_has(tmp_path, monkeypatch):
+    store = Store(tmp_path / "m")
+    plan = run.plan(matrix.load("default"), HERE, store, Roots())
+    Launcher(monkeypatch, stop_after=20)
+    quiet = {"launcher": "local", "show": lambda event: None, "say": lambda text: None}
+    run.run(plan, store, settings(tmp_path), **quiet)
+    launcher, looks = Launcher(monkeypatch), []
+    plan = run.plan(matrix.load("default"), HERE, store, Roots())
+    quiet["look"] = lambda records: looks.append((len(records), len(launcher.jobs)))
+    run.run(plan, store, settings(tmp_path), **quiet)
+    assert looks[0] == (20, 0)
+    assert len(launcher.jobs) == len(plan.todo)
 
 
 def test_the_cheapest_model_of_every_family_goes_first(tmp_path, monkeypatch):

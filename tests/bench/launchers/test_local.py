@@ -97,10 +97,13 @@ def test_what_runs_out_of_memory_beside_others_is_tried_once_more_alone(tmp_path
     monkeypatch.setattr(_worker, "_work", misbehaving.work)
     monkeypatch.setattr(local.os, "sched_getaffinity", lambda pid: {0, 1})
     jobs = [replace(job("wants_the_machine", exclusive=False), key=str(index)) for index in range(2)]
+    jobs += [replace(job("starves_its_neighbour", exclusive=False), key=f"s{index}") for index in range(2)]
     jobs.append(job("out_of_memory", exclusive=False))
     ended = [one for one in local.launch(jobs, Settings(tmp_path, tmp_path, 60.0)) if isinstance(one, Finished)]
     assert sorted((one.job.measure.name, one.status) for one in ended) == [
         ("out_of_memory", "oom"),
+        ("starves_its_neighbour", "ok"),
+        ("starves_its_neighbour", "ok"),
         ("wants_the_machine", "ok"),
         ("wants_the_machine", "ok"),
     ]

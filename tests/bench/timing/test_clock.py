@@ -245,6 +245,7 @@ def test_where_company_is_refused_it_is_invalid_with_all_samples(company_of):
     assert found.values["disturbed_rounds"] == found.values["rounds"] >= 2 * LEAST
     assert len(found.samples["latency_ms"]) == found.values["rounds"], "never discarded in silence"
     assert len(found.samples["disturbed_round"]) == found.values["rounds"]
+    assert COMPANY in found.values, "so that a run that takes company knows what to take again"
 
 
 def test_enough_quiet_rounds_are_no_company(company_of):
