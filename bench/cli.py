@@ -75,6 +75,9 @@ def run(
     ] = False,
     timeout: Annotated[float, typer.Option(help="seconds after which a measurement is given up", min=1)] = 3600,
     retry: Annotated[bool, typer.Option("--retry", help="measure again what could not be measured before")] = False,
+    skip_broken: Annotated[
+        bool, typer.Option("--skip-broken", help="leave broken files out of training, and say so in the record")
+    ] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="list the cells and what would run; measure nothing")
     ] = False,
@@ -120,7 +123,8 @@ def run(
     store = Store(folder)
     roots = Roots(data_root or [])
     if dry_run:
-        _dry_run(running.plan(question, environment, store, roots, retry=retry), as_json=as_json)
+        planned = running.plan(question, environment, store, roots, retry=retry, skip_broken=skip_broken)
+        _dry_run(planned, as_json=as_json)
         return
     from bench.display import Display
     from bench.launchers.contract import Settings
@@ -129,7 +133,7 @@ def run(
     with store.writing() as writer:  # mends a torn store before it is read, and finds an unwritable folder at once
         for note in writer.repaired:
             _say(note)
-    plan = running.plan(question, environment, store, roots, retry=retry)
+    plan = running.plan(question, environment, store, roots, retry=retry, skip_broken=skip_broken)
     todo = len(plan.todo)
     out.print(question.question.strip().replace("\n", " "), style="italic")
     out.print(
@@ -140,10 +144,12 @@ def run(
         _say(
             f"other processes keep {cores:.1f} of {environment.cores} cores busy: what is timed now will look too slow"
         )
+    for dataset_, stated in plan.stated.items():
+        _say(f"{dataset_}: {stated}")
     precision = Precision(target, budget, alone=not allow_company)
     settings = Settings(cache_folder(), folder / "pictures", timeout, group, precision)
     with Display(plan, out) as display:
-        summary = running.run(plan, store, settings, launcher=launcher, show=display.show, say=_say)
+        summary = running.run(plan, store, settings, launcher=launcher, show=display.show, say=_say, look=display.look)
     _after(folder, summary)
 
 

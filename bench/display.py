@@ -66,6 +66,10 @@ class Display:
         seconds = run.seconds_left(self.plan, self.finished, running)
         return f"about {seconds / 60:.0f} min left" if seconds > 90 else f"about {seconds:.0f} s left"
 
+    def look(self, what: str, done: int, total: int) -> None:
+        """Take how far the look at a data set's files is."""
+        self.bar.update(self.task, description="measuring" if done == total else f"looking at {what}, {done}/{total}")
+
     def show(self, event: Event) -> None:
         """Take one event."""
         key = event.job.key

@@ -5,8 +5,10 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from bench import catalogue
+from bench.data.contract import Task
 from bench.launchers.contract import Event, Finished, Job, Settings, anchor_digest
 from bench.plan import dataset, recipe, weights
 from bench.plan.cell import FIELDS, IN_TITLE, Cell
@@ -42,6 +44,12 @@ class Plan:
         """What is still to be measured."""
         return [planned for planned in self.planned if planned.done is None]
 
+    @property
+    def stated(self) -> Mapping[str, str]:
+        """Data set -> what records say of it beyond its name, of those of which there is something to say."""
+        jobs = sorted((planned.job for planned in self.planned), key=lambda job: job.measure.trains)
+        return {job.cell.dataset: job.stated for job in jobs if job.stated}
+
 
 @dataclass(frozen=True)
 class Summary:
@@ -57,7 +65,15 @@ class Summary:
         return {title: record for title, record in self.records.items() if record.status != "ok"}
 
 
-def plan(matrix: Matrix, environment: Environment, store: Store, roots: dataset.Roots, *, retry: bool = False) -> Plan:
+def plan(
+    matrix: Matrix,
+    environment: Environment,
+    store: Store,
+    roots: dataset.Roots,
+    *,
+    retry: bool = False,
+    skip_broken: bool = False,
+) -> Plan:
     """What a matrix asks, less what the store answers.
 
     Args:
@@ -66,6 +82,7 @@ def plan(matrix: Matrix, environment: Environment, store: Store, roots: dataset.
         store: the machine's records.
         roots: where data sets lie.
         retry: measure again what could not be measured before.
+        skip_broken: leave broken images out of training, which is another question than training with them.
 
     Raises:
         UserError: a data set cannot be found or is broken, or the store cannot be read.
@@ -79,20 +96,46 @@ def plan(matrix: Matrix, environment: Environment, store: Store, roots: dataset.
         cells.add(cell)
         head = catalogue.get("heads", cell.head).facts
         task = head["task"]
-        refused = _checked(name, task, root) or (dataset.no_masks(name) if head.get("masks", False) else "")
+        masks = bool(head.get("masks", False))
+        refused = _checked(name, task, root) or (dataset.no_masks(name) if masks else "")
+        note = "" if refused else _noted(name, task, root)
         for measure in _with_needed(names):
+            out = dataset.LeftOut()
+            if skip_broken and measure.trains and root is not None and not refused:
+                out = _left_out(name, task, root, masks)
+            stated = _stated(name, note, out.note) if "dataset" in measure.fields else ""
             fields = cell.part(measure.fields)
-            key = question(measure.name, measure.version, fields, _inputs(cell, measure.fields, task))
+            key = question(measure.name, measure.version, fields, _inputs(cell, measure.fields, task, stated))
             if key in planned:
                 continue
             done = answers.get(key)
             if done is not None and (done.status not in SETTLED or (retry and done.status != "ok")):
                 done = None
             # What is of the machine alone does not care for the cell that it came with.
-            planned[key] = Planned(Job(measure, cell, root, key), done, refused if "dataset" in measure.fields else "")
+            job = Job(measure, cell, root, key, stated=stated, without=out.pictures)
+            planned[key] = Planned(job, done, refused if "dataset" in measure.fields else "")
     vary = varying(cells)
     named = tuple(replace(one, job=replace(one.job, vary=vary)) for one in planned.values())
     return Plan(len(cells), named, environment)
+
+
+def verify(plan: Plan, report: Callable[[str, int, int], None] = lambda *_: None) -> None:
+    """Look at all files that a training of the plan will read, so that a broken one is found before the first hour.
+
+    ``report`` is told (what, done, total). Images that the plan leaves out of train are not asked for.
+
+    Raises:
+        UserError: some cannot be used; lists them.
+    """
+    asked = {
+        (job.cell.dataset, _head(job)["task"], job.root, bool(_head(job).get("masks", False)), bool(job.without))
+        for job in (planned.job for planned in plan.todo if not planned.refused)
+        if job.measure.trains and job.root is not None
+    }
+    for name, task, root, masks, skip in sorted(asked, key=str):
+        assert root is not None, "asked above"
+        files = dataset.examine(name, task=task, root=root, cache=cache_folder(), masks=masks, report=report)
+        dataset.refuse_broken(name, files, skip=skip)
 
 
 def varying(cells: Collection[Cell]) -> tuple[str, ...]:
@@ -108,15 +151,17 @@ def run(
     launcher: str,
     show: Callable[[Event], None],
     say: Callable[[str], None],
+    look: Callable[[str, int, int], None] = lambda *_: None,
 ) -> Summary:
-    """Measure what the plan still wants; every result is on the disk before the next event.
+    """Measure what the plan still wants, after `verify`; every result is on the disk before the next event.
 
-    ``show`` sees every event, ``say`` a sentence for the user now and then. An interrupt ends the workers, keeps what
-    was measured and returns a summary that says so.
+    ``show`` sees every event, ``say`` a sentence for the user now and then, ``look`` how far the look at files is. An
+    interrupt ends the workers, keeps what was measured and returns a summary that says so.
 
     Raises:
-        UserError: the store cannot be written to, or another run holds it.
+        UserError: files of a data set are broken, the store cannot be written to, or another run holds it.
     """
+    verify(plan, look)
     latest = {planned.job.key: planned.done for planned in plan.planned if planned.done is not None}
     interrupted = False
     with store.writing() as writer:
@@ -204,16 +249,47 @@ def _anchors(jobs: Iterable[Job], answers: Mapping[str, Record]) -> dict[tuple[s
 
 
 _CHECKED: dict[tuple[str, str, Path | None], str] = {}
+_NOTED: dict[tuple[str, str, Path | None], str] = {}
 
 
-def _checked(name: str, task: str, root: Path | None) -> str:
+def _checked(name: str, task: Task, root: Path | None) -> str:
     key = (name, task, root)
     if key not in _CHECKED:
-        _CHECKED[key] = dataset.check(name, task, root)  # pyright: ignore[reportArgumentType] - a head's literal
+        _CHECKED[key] = dataset.check(name, task, root)
     return _CHECKED[key]
 
 
-def _inputs(cell: Cell, fields: Iterable[str], task: str) -> dict[str, str]:
+def _noted(name: str, task: Task, root: Path | None) -> str:
+    key = (name, task, root)
+    if key not in _NOTED:
+        _NOTED[key] = dataset.note(name, task, root)
+    return _NOTED[key]
+
+
+_LEFT_OUT: dict[tuple[str, str, Path, bool], dataset.LeftOut] = {}
+
+
+def _left_out(name: str, task: Task, root: Path, masks: bool) -> dataset.LeftOut:
+    key = (name, task, root, masks)
+    if key not in _LEFT_OUT:
+        files = dataset.examine(name, task=task, root=root, cache=cache_folder(), masks=masks)
+        dataset.refuse_broken(name, files, skip=True)
+        _LEFT_OUT[key] = dataset.left_out(root, files)
+    return _LEFT_OUT[key]
+
+
+def _head(job: Job) -> Mapping[str, Any]:
+    return catalogue.get("heads", job.cell.head).facts
+
+
+def _stated(name: str, *notes: str) -> str:
+    """What a record says of its data set beyond the name."""
+    version = catalogue.dataset(name).facts.get("version", 1)
+    # Version 1 goes without saying, so that the first data sets keep their records.
+    return "; ".join(note for note in (f"version {version}" if version != 1 else "", *notes) if note)
+
+
+def _inputs(cell: Cell, fields: Iterable[str], task: Task, stated: str) -> dict[str, str]:
     """Digests and versions of what fields name, where the name alone does not say which it is."""
     inputs = {}
     if "recipe" in fields:
@@ -223,9 +299,8 @@ def _inputs(cell: Cell, fields: Iterable[str], task: str) -> dict[str, str]:
         found = weights.digest(catalogue.get("backbones", cell.backbone), cell.weights, cache_folder())
         if found is not None:
             inputs["weights"] = found
-    # Version 1 goes without saying, so that the first data sets keep their records.
-    if (version := catalogue.dataset(cell.dataset).facts.get("version", 1)) != 1:
-        inputs["dataset"] = f"version {version}"
+    if stated:
+        inputs["dataset"] = stated
     return inputs
 
 
@@ -245,12 +320,11 @@ def _storable(event: Finished, environment: Environment) -> Record:
 
 def _record(event: Finished, environment: Environment) -> Record:
     job = event.job
-    task = catalogue.get("heads", job.cell.head).facts["task"]
     return Record(
         measure=job.measure.name,
         version=job.measure.version,
         fields=job.cell.part(job.measure.fields),
-        inputs=_inputs(job.cell, job.measure.fields, task),
+        inputs=_inputs(job.cell, job.measure.fields, _head(job)["task"], job.stated),
         environment=environment.id,
         status=event.status,
         reason=event.reason,

@@ -21,6 +21,7 @@ class Job:
     """One measurement to make: a measure on a cell.
 
     vary: fields beyond the cell's title that differ within the plan, and so belong to this job's title.
+    stated: what the record says of the data set beyond its name. without: pictures that are left out of training.
     """
 
     measure: Measure
@@ -28,6 +29,8 @@ class Job:
     root: Path | None
     key: str
     vary: tuple[str, ...] = ()
+    stated: str = ""
+    without: tuple[str, ...] = ()
 
     def title(self) -> str:
         """Short text for people, different for every job of a plan."""

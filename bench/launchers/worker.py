@@ -57,7 +57,9 @@ def _measure(  # noqa: PLR0911 - one line a status
             yield Turn(*connection.recv())
 
     torch.set_num_threads(threads)
-    context = Context(report, threads, settings.cache, job.root, settings.pictures, turns, settings.precision)
+    context = Context(
+        report, threads, settings.cache, job.root, settings.pictures, turns, settings.precision, job.without
+    )
     try:
         module = import_module(catalogue.get("measures", job.measure.name).module)
         outcome = module.measure(job.cell, context)

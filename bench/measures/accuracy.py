@@ -84,7 +84,15 @@ def measure(cell: Cell, context: Context) -> Outcome:
     modes.set_precision(cell, device)
     plan = recipe.load(cell.recipe, task)
     context.report("reading data", 0, 1)
-    data = dataset.load(cell.dataset, task=task, root=context.root, cache=context.cache, split="train", masks=masks)
+    data = dataset.load(
+        cell.dataset,
+        task=task,
+        root=context.root,
+        cache=context.cache,
+        split="train",
+        masks=masks,
+        without=context.without,
+    )
     val = dataset.load(cell.dataset, task=task, root=context.root, cache=context.cache, split="val", masks=masks)
     if context.root is not None:
         # A broken file is found now and not after the training.

@@ -4,12 +4,22 @@ A cell says ``layout`` (``scenes``, ``camvid``) or ``layout:instance`` (``voc:bc
 layout), so that two folders of one layout are never taken for one another.
 """
 
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+from os import fsencode
 from pathlib import Path
 
 from bench import catalogue
+from bench.data._subset import Without
 from bench.data.contract import Dataset, Split, Task
+from bench.data.examine import Examined
+from bench.data.examine import examine as look
 from bench.errors import DataError, UserError
+
+LISTED = 20
+"""Broken files that a message names; the others it counts."""
 
 
 class Roots:
@@ -19,7 +29,7 @@ class Roots:
         self.named: dict[str, Path] = {}
         self.parents: list[Path] = []
         for argument in arguments:
-            name, equals, folder = argument.partition("=")
+            name, equals, folder = ("", "", argument) if Path(argument).is_dir() else argument.partition("=")
             path = Path(folder if equals else argument).expanduser()
             if not path.is_dir():
                 raise UserError(f"--data-root {argument}: {path} is no folder")
@@ -79,18 +89,122 @@ def check(dataset: str, task: Task, root: Path | None) -> str:
     return ""
 
 
-def load(dataset: str, *, task: Task, root: Path | None, cache: Path, split: Split, masks: bool = False) -> Dataset:
-    """Open one split of the data set that a cell names; ``masks``: with instance masks.
+def note(dataset: str, task: Task, root: Path | None) -> str:
+    """What the folder left open and how it was decided, such as which images are val; "" for nothing.
+
+    Raises:
+        DataError: as for `check`.
+    """
+    return "" if root is None else catalogue.dataset(dataset).load().check(root, task) or ""
+
+
+def load(
+    dataset: str,
+    *,
+    task: Task,
+    root: Path | None,
+    cache: Path,
+    split: Split,
+    masks: bool = False,
+    without: Collection[str] = (),
+) -> Dataset:
+    """Open one split of the data set that a cell names.
+
+    Args:
+        dataset: as the cell names it.
+        task: of the head.
+        root: its folder; None for an embedded one.
+        cache: folder for what can be made again.
+        split: which one.
+        masks: with instance masks.
+        without: paths of pictures that are left out.
 
     Raises:
         DataError: see `bench.data.contract`, or masks are asked of a data set that has none.
     """
     entry = catalogue.dataset(dataset)
-    if not masks:
-        return entry.load().load(entry.name, task=task, root=root, cache=cache, split=split)
-    if refused := no_masks(dataset):
+    if masks and (refused := no_masks(dataset)):
         raise DataError(refused)
-    return entry.load().load(entry.name, task=task, root=root, cache=cache, split=split, masks=True)
+    options = {"masks": True} if masks else {}
+    opened = entry.load().load(entry.name, task=task, root=root, cache=cache, split=split, **options)
+    return Without(opened, without) if without else opened
+
+
+@dataclass(frozen=True)
+class Files:
+    """What a look at all files of a data set found, by split."""
+
+    splits: Mapping[Split, Examined]
+
+    def faults(self, splits: Sequence[Split]) -> list[str]:
+        """A line for each image of these splits that cannot be used."""
+        return [f"{split}: {one.reason}" for split in splits for one in self.splits[split].broken]
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """The pictures of train that are left out because they are broken, and what the record says of it."""
+
+    pictures: tuple[str, ...] = ()
+    note: str = ""
+
+
+def examine(
+    dataset: str,
+    *,
+    task: Task,
+    root: Path,
+    cache: Path,
+    masks: bool = False,
+    report: Callable[[str, int, int], None] = lambda *_: None,
+) -> Files:
+    """Look at every file of a data set on disk, see `bench.data.examine`; ``report``: (what, done, total).
+
+    Raises:
+        DataError: it cannot be opened at all.
+    """
+
+    def one(split: Split) -> Examined:
+        opened = load(dataset, task=task, root=root, cache=cache, split=split, masks=masks)
+        kind = f"{split}{' with masks' if masks else ''}"
+        return look(opened, cache, kind, lambda done, total: report(f"{dataset} {split}", done, total))
+
+    return Files({"train": one("train"), "val": one("val")})
+
+
+def refuse_broken(dataset: str, files: Files, *, skip: bool) -> None:
+    """Raise what is broken, as a list; ``skip``: the images of val alone, as those of train are left out.
+
+    Raises:
+        DataError: there is some.
+    """
+    faults = files.faults(("val",) if skip else ("train", "val"))
+    if not faults:
+        return
+    total = sum(len(files.splits[split].images) for split in files.splits)
+    more = f"\n  and {len(faults) - LISTED} more; `densebench data FOLDER` lists all" if len(faults) > LISTED else ""
+    advice = (
+        "mend them: --skip-broken leaves images out of train alone, as others could not be compared on the rest"
+        if skip
+        else "mend them, or take them out; --skip-broken leaves those of train out, and says so in the record"
+    )
+    listed = "".join(f"\n  {fault}" for fault in faults[:LISTED])
+    raise DataError(
+        f"data set {dataset}: {len(faults)} of {total} images cannot be used, so nothing was measured; "
+        f"{advice}:{listed}{more}"
+    )
+
+
+def left_out(root: Path, files: Files) -> LeftOut:
+    """The broken images of train."""
+    train = files.splits["train"]
+    pictures = sorted(str(one.picture) for one in train.broken)
+    if not pictures:
+        return LeftOut()
+    names = b"\n".join(fsencode(os.path.relpath(picture, root)) for picture in pictures)
+    digest = sha256(names).hexdigest()[:8]
+    note = f"{len(pictures)} of {len(train.images)} train images left out as broken ({digest})"
+    return LeftOut(tuple(pictures), note)
 
 
 def no_masks(dataset: str) -> str:

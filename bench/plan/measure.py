@@ -77,6 +77,11 @@ class Measure:
     asked: bool = False
 
     @property
+    def trains(self) -> bool:
+        """Whether it learns from the images of the data set: whatever else needs them only for their classes."""
+        return "seed" in self.fields
+
+    @property
     def floor(self) -> str:
         """The column of an interleaved measure that holds the noise floor of its group."""
         return next(
@@ -140,6 +145,7 @@ class Context:
     pictures: folder for pictures of predictions.
     turns: waits for this process's next turn; leaving the loop ends the last one.
     precision: when enough has been seen.
+    without: paths of pictures that are left out of training.
     """
 
     report: Callable[[str, int, int], None]
@@ -149,6 +155,7 @@ class Context:
     pictures: Path | None = None
     turns: Callable[[], Iterator[Turn]] = unshared
     precision: Precision = field(default_factory=Precision)
+    without: Sequence[str] = ()
 
 
 class Invalid(Exception):
