@@ -265,7 +265,7 @@ def write_yolo(
     return root
 
 
-def write_masks(
+def write_label_maps(
     root: Path,
     *,
     form: str = "{kind}/{split}",
@@ -295,7 +295,7 @@ def write_masks(
 
 def write_ade20k(root: Path) -> Path:
     """Write SceneParsing's layout: 0 around the rectangle, and class 1 (wall) or 2 (building) in it."""
-    write_masks(root, splits=("training", "validation"), kinds=("images", "annotations"))
+    write_label_maps(root, splits=("training", "validation"), kinds=("images", "annotations"))
     rows = [f"{index}\t0.1\t10\t1\t0\t{'wall' if index == 1 else f'name {index}, other'}" for index in range(1, 151)]
     write_list(root / "objectInfo150.txt", ["Idx\tRatio\tTrain\tVal\tStuff\tName", *rows])
     return root
@@ -379,7 +379,7 @@ WRITERS: dict[str, Callable[[Path], Path]] = {
     "coco": write_coco,
     "coco_panoptic": write_coco_panoptic,
     "coco_stuff": write_coco_stuff,
-    "masks": write_masks,
+    "label_maps": write_label_maps,
     "voc": write_voc,
     "yolo": write_yolo,
 }
