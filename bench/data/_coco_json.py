@@ -25,6 +25,8 @@ from bench.errors import DataError
 
 _SLACK = 1.0
 """Pixels by which a box may lie beside its picture before it is taken for that of another."""
+_LARGEST = 1 << 20
+"""Pixels of a side; a larger number is a slip."""
 _Json: TypeAlias = Any
 """What a file says, before it is checked."""
 LISTS = ("images", "annotations", "categories")
@@ -223,8 +225,8 @@ def images_of(path: Path, images: list[_Json]) -> dict[str, tuple[str, Size]]:
         except BAD as error:
             message = f"{path}: image {short(image)} lacks an id, file_name, height or width"
             raise DataError(message) from error
-        if number in found or min(size) < 1 or not name.strip():
-            message = f"{path}: image {short(image)} has the id of another one, no name or no extent"
+        if number in found or not 1 <= min(size) <= max(size) <= _LARGEST or not name.strip():
+            message = f"{path}: image {short(image)} has the id of another one, no name, or no size of a picture"
             raise DataError(message)
         found[number] = name, size
     return found

@@ -21,7 +21,7 @@ def stamp(paths: Iterable[Path]) -> str:
     digest = sha256()
     for path in paths:
         digest.update(fsencode(path))
-        with suppress(OSError):
+        with suppress(OSError, ValueError):  # the second: a list may name what no file can be called
             status = path.stat()
             digest.update(f"\0{status.st_size}\0{status.st_mtime_ns}".encode())
         digest.update(b"\n")

@@ -159,7 +159,7 @@ def _of_json(path: Path) -> list[_Entry]:
     pairs = content.items() if isinstance(content, dict) else enumerate(content if isinstance(content, list) else ())
     try:
         entries = [_entry(path, key, value) for key, value in pairs]
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError, StopIteration) as error:
         message = (
             f"{path}: names no classes in a form that is known: want a list of names, or {{name: index or colour}}"
         )
@@ -170,7 +170,7 @@ def _of_json(path: Path) -> list[_Entry]:
 def _entry(path: Path, key: object, value: Any) -> _Entry:
     """One pair of JSON: key is a place in a list, an index as text, or a name."""
     if isinstance(value, dict):
-        name = next(value[word] for word in ("name", "label", "title", "class", *value) if word in value)
+        name = next(value[word] for word in ("name", "label", "title", "class") if word in value)
         place = next((value[word] for word in ("index", "value", "label_id", "id") if word in value), None)
         colour = next((value[word] for word in ("color", "colour", "rgb") if value.get(word)), None)
         return _Entry(_text(name), None if place is None else int(place), None if not colour else _colour(path, colour))

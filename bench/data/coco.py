@@ -51,7 +51,7 @@ CATALOGUE = {
         "root": True,
         "redistributable": False,
         "marks": [
-            "annotations/*.json",
+            "annotations/instances*.json",
             "*/_annotations.coco.json",
             "_annotations.coco.json",
             "train20*",

@@ -33,7 +33,7 @@ CATALOGUE = {
         "tasks": ["segmentation"],
         "root": True,
         "redistributable": False,
-        "marks": ["annotations/panoptic_*", "panoptic_*"],
+        "marks": ["annotations/panoptic_train*", "annotations/panoptic_val*", "panoptic_*"],
         "doc": "COCO's panoptic maps, or own ones of that form, as classes: annotations/panoptic_*.json with PNGs",
     },
 }
@@ -42,6 +42,7 @@ _LAYOUT = (
     "want COCO's panoptic layout: train2017/NAME.jpg with annotations/panoptic_train2017.json and "
     "annotations/panoptic_train2017/NAME.png, and val2017 likewise (the 2017 may be anything or nothing)"
 )
+_IDS = 1 << 24
 _UNKNOWN = -1
 """The class of a segment whose category the JSON does not list."""
 
@@ -209,6 +210,8 @@ def _row(
         segments = [
             (int(one["id"]), numbers.get(key_of(one["category_id"]), _UNKNOWN)) for one in annotation["segments_info"]
         ]
+        if not all(0 <= number < _IDS for number, _ in segments):
+            raise ValueError("an id that three bytes cannot hold")
         return Path(name.replace("\\", "/")).name, Path(str(annotation["file_name"])).name, segments
     except BAD as error:
         message = f"{path}: annotation {short(annotation)} lacks a listed image_id, a file_name or its segments_info"

@@ -253,6 +253,7 @@ def test_pictures_may_lie_in_folders_of_their_own(root: Path) -> None:
         (lambda content: content["annotations"][0].update(image_id=3), "belongs to no image"),
         (lambda content: content.update(images=[1, 2]), "its list 'images' holds what is no object"),
         (lambda content: content["images"][0].update(height=float("inf")), "lacks an id, file_name, height or width"),
+        (lambda content: content["images"][0].update(height=1 << 40), "no size of a picture"),
         (lambda content: content["categories"][0].update(id=True), "a category lacks its id"),
         (lambda content: content.update(annotations=[]), "not one of the 4 images has an object"),
     ],

@@ -178,6 +178,7 @@ BAD_NAMES = [
     ("classes.json", '{"a": ', "cannot be read as JSON"),
     ("classes.json", "[" * 100000, "cannot be read as JSON"),
     ("classes.json", '{"a": {"x": []}}', "in a form that is known"),
+    ("classes.json", '{"a": [1e999, 0, 0]}', "in a form that is known"),
     ("classes.json", "3", "names 0 classes"),
     ("classes.txt", "", "names 0 classes"),
     ("classes.txt", "a\na\n", "names the class 'a' more than once"),

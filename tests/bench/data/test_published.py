@@ -175,6 +175,7 @@ def test_coco_panoptic_maps_may_lie_in_the_root_and_json_may_be_old(tmp_path: Pa
     [
         ({"id": 7, "category_id": 1}, r"000000001000\.png: panoptic_train2017\.json lists no segment 3226956"),
         ({"id": 3226956, "category_id": 5}, r"000000001000\.png: .* a category that it does not list"),
+        ({"id": 1 << 80, "category_id": 1}, r"panoptic_train2017\.json: annotation .* lacks a listed image_id"),
         ({"id": 3226956}, r"panoptic_train2017\.json: annotation .* lacks a listed image_id"),
     ],
 )

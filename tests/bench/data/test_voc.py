@@ -12,6 +12,7 @@ import pytest
 
 from bench.data import voc
 from bench.data.contract import Dataset, Split, Task
+from bench.data.examine import examine
 from bench.errors import DataError, UserError
 from tests.bench.data import fixtures
 from tests.bench.data.fixtures import Thing
@@ -225,6 +226,12 @@ def test_the_rest_of_trainval_is_the_other_list(root: Path, given: str) -> None:
     assert voc.check(root, "detection") == ""
     assert [path.stem for path in pictures(load(root, "detection"))] == names[:4]
     assert [path.stem for path in pictures(load(root, "detection", "val"))] == names[4:]
+
+
+def test_a_name_that_no_file_can_have_is_a_missing_file(root: Path, tmp_path: Path) -> None:
+    fixtures.write_list(root / "ImageSets" / "Main" / "val.txt", ["image_004", "image\0005"])
+    found = examine(load(root, "detection", "val"), tmp_path / "cache")
+    assert (len(found.seen), len(found.broken)) == (1, 1)
 
 
 def test_a_picture_in_both_lists_is_refused(root: Path) -> None:
