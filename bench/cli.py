@@ -1,4 +1,4 @@
-"""The command line: four verbs, and nothing imported before it is needed."""
+"""The command line: a function a verb, and nothing imported before it is needed."""
 
 import json
 import os
@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from bench.errors import UserError
+from bench.errors import UserError, printable
 
 app = typer.Typer(
     add_completion=False,
@@ -122,8 +122,13 @@ def run(
     folder = running.machine_folder(results, machine, environment)
     store = Store(folder)
     roots = Roots(data_root or [])
+    if data_root and dataset is None and question.embedded:
+        name, tasks = roots.recognised()
+        question = question.on(name, tasks)
+        _say(f"{' '.join(data_root)} is read as {name}, as --dataset names none")
     if dry_run:
-        planned = running.plan(question, environment, store, roots, retry=retry, skip_broken=skip_broken)
+        with err.status("planning"):
+            planned = running.plan(question, environment, store, roots, retry=retry, skip_broken=skip_broken)
         _dry_run(planned, as_json=as_json)
         return
     from bench.display import Display
@@ -133,7 +138,8 @@ def run(
     with store.writing() as writer:  # mends a torn store before it is read, and finds an unwritable folder at once
         for note in writer.repaired:
             _say(note)
-    plan = running.plan(question, environment, store, roots, retry=retry, skip_broken=skip_broken)
+    with err.status("planning"):  # a look at all files takes a while
+        plan = running.plan(question, environment, store, roots, retry=retry, skip_broken=skip_broken)
     todo = len(plan.todo)
     out.print(question.question.strip().replace("\n", " "), style="italic")
     out.print(
@@ -308,6 +314,35 @@ def _names_of_published() -> str:
     return ", ".join(row.model for row in published.load())
 
 
+@app.command()
+def data(
+    folder: Annotated[
+        Path, typer.Argument(help="folder of images with labels, as a tool, a course or a paper left it")
+    ],
+    dataset: Annotated[
+        str | None, typer.Option(help="read it as this data set; default: whichever fits", show_default=False)
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Look at a folder of images: its layout, what its labels hold, all broken files, and the run that fits."""
+    from bench import survey
+    from bench.plan.environment import cache_folder, describe
+
+    with err.status("looking at the folder") as status:
+
+        def tell(what: str, done: int, total: int) -> None:
+            status.update(f"looking at {what}, {done}/{total}")
+
+        found = survey.look(folder.expanduser(), cache_folder(), only=dataset, gpu=bool(describe().gpus), report=tell)
+    if as_json:
+        print(json.dumps(survey.as_json(found), indent=1))
+    else:
+        for part in survey.render(found):
+            out.print(part, soft_wrap=isinstance(part, Text))
+    if not found.ok:
+        raise typer.Exit(1)
+
+
 _KINDS = {"backbones": "backbones", "heads": "heads", "datasets": "data", "measures": "measures"}
 
 
@@ -363,7 +398,7 @@ def main() -> None:
     try:
         app()
     except UserError as error:
-        err.print(f"densebench: {error}", style="red", soft_wrap=True, highlight=False)
+        err.print(f"densebench: {printable(str(error))}", style="red", soft_wrap=True, highlight=False)
         sys.exit(2)
     except KeyboardInterrupt:
         err.print("interrupted", style="yellow")

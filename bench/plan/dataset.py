@@ -5,7 +5,9 @@ layout), so that two folders of one layout are never taken for one another.
 """
 
 import os
+import re
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import sha256
 from os import fsencode
@@ -37,6 +39,24 @@ class Roots:
                 self.named[name] = path
             else:
                 self.parents.append(path)
+
+    def recognised(self) -> tuple[str, frozenset[Task]]:
+        """The data set that the folders are, where none was named, and the tasks that it serves.
+
+        Raises:
+            UserError: they are several, or in no layout that is known.
+        """
+        for parent in self.parents:
+            fitting = [layout for layout in layouts(parent) if not layout.missing]
+            if fitting and len(self.parents) == 1:
+                name = fitting[0].name
+                return address(name, parent), frozenset(layout.task for layout in fitting if layout.name == name)
+        given = [*map(str, self.parents), *(f"{name}={folder}" for name, folder in self.named.items())]
+        raise UserError(
+            f"--data-root {' '.join(given)}: the matrix asks for no data set on disk, and which one is meant is not "
+            "plain: name it with --dataset; `densebench data FOLDER` says which layout a folder is in, or what is "
+            "missing"
+        )
 
     def resolve(self, dataset: str) -> tuple[str, Path | None]:
         """The name with its instance, and the folder.
@@ -71,7 +91,8 @@ class Roots:
 
 def _named(layout: str, instance: str, root: Path) -> tuple[str, Path]:
     root = root.resolve()
-    instance = instance or root.name
+    # Whatever a folder is called, its name is text that can be stored and shown.
+    instance = instance or root.name.encode("utf-8", "backslashreplace").decode()
     return (layout if instance.lower() == layout else f"{layout}:{instance}"), root
 
 
@@ -87,6 +108,62 @@ def check(dataset: str, task: Task, root: Path | None) -> str:
     if root is not None:
         entry.load().check(root, task)
     return ""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A layout that a folder may be in, for one task.
+
+    name: of the data set that reads it. note: what the folder leaves open and how it is decided. missing: why the
+    folder is not in it; "" where it is. marks: what is there that speaks for it.
+    """
+
+    name: str
+    task: Task
+    note: str = ""
+    missing: str = ""
+    marks: tuple[str, ...] = ()
+
+
+def layouts(root: Path, only: str | None = None) -> tuple[Layout, ...]:
+    """Every layout of the catalogue (or ``only`` one), by task: those that the folder is in, then the likeliest others.
+
+    Raises:
+        UserError: there is no such data set, or it does not lie on disk.
+    """
+    entries = [entry for entry in catalogue.entries("data").values() if entry.facts["root"]]
+    if only is not None:
+        chosen = catalogue.dataset(only)
+        if not chosen.facts["root"]:
+            raise UserError(f"data set {only} is made by densebench and lies in no folder")
+        entries = [chosen]
+    ranked: list[tuple[tuple[bool, bool, int], Layout]] = []
+    for entry in entries:
+        marks = _marks(root, entry.facts.get("marks", ()))
+        for task in entry.facts["tasks"]:
+            try:
+                found = Layout(entry.name, task, note=entry.load().check(root, task) or "", marks=marks)
+            except (DataError, OSError) as error:
+                found = Layout(entry.name, task, missing=str(error), marks=marks)
+            ranked.append(((bool(found.missing), bool(entry.facts.get("general", False)), -len(marks)), found))
+    return tuple(found for _, found in sorted(ranked, key=lambda pair: pair[0]))
+
+
+def _marks(root: Path, patterns: Sequence[str]) -> tuple[str, ...]:
+    """Which of the patterns match something, by the first name that they match."""
+    found: dict[str, None] = {}
+    for pattern in patterns:
+        with suppress(OSError):
+            if (path := next(root.glob(pattern), None)) is not None:
+                found[path.relative_to(root).as_posix()] = None
+    return tuple(found)
+
+
+def address(layout: str, root: Path) -> str:
+    """What to give as ``--dataset`` for a folder in a layout, beside ``--data-root`` with the folder."""
+    name = root.resolve().name
+    # A comma parts values on the command line, and a name of other bytes than text cannot be typed.
+    return f"{layout}:{name}" if re.fullmatch(r"[\w.+-]+", name) and name.lower() != layout else layout
 
 
 def note(dataset: str, task: Task, root: Path | None) -> str:
