@@ -144,9 +144,9 @@ def _survey(root: Path, layout: Layout, cache: Path, *, gpu: bool, report: Calla
     splits: tuple[Split, ...] = ("train", "val")
     try:
         files = dataset.examine(layout.name, task=layout.task, root=root, cache=cache, report=report)
-        opened = [dataset.load(layout.name, task=layout.task, root=root, cache=cache, split=split) for split in splits]
     except DataError as error:
         return Survey(root, layout, failed=str(error))
+    opened = [files.opened[split] for split in splits]
     seen = [image for split in splits for image in files.splits[split].seen]
     objects = None
     if seen:
@@ -246,6 +246,8 @@ def _split_json(examined: Examined, classes: Sequence[str]) -> dict[str, object]
         "objects_per_image": _spread([len(image.boxes) for image in examined.seen]),
         "classes": {name: counts.get(label, (0, 0))[0] for label, name in enumerate(classes)},
         "images_with": {name: counts.get(label, (0, 0))[1] for label, name in enumerate(classes)},
+        "turned_upright": sum(image.turned is True for image in examined.seen),
+        "left_as_stored": sum(image.turned is False for image in examined.seen),
         "ignored": sum(image.ignored for image in examined.seen),
         "ignored_share": _ignored(examined),
     }
@@ -329,6 +331,13 @@ def _rendered(survey: Survey) -> Iterator[RenderableType]:
         yield _line(f"no label of train is of {len(untaught)} of these classes: {first_few(untaught, 8)}")
     if survey.objects is not None and len(survey.objects.shares):
         yield _objects_table(survey)
+    seen = [image for split in survey.files.splits.values() for image in split.seen if image.turned is not None]
+    if seen:
+        upright = sum(bool(image.turned) for image in seen)
+        yield _line(
+            f"EXIF turns {len(seen)} pictures: {upright} are read upright and {len(seen) - upright} as they are "
+            "stored, as their labels are"
+        )
     broken = survey.broken
     if broken:
         yield _line(f"{len(broken)} images cannot be used:")

@@ -85,6 +85,14 @@ def index_of(path: Path, cache: Path, *, masks: bool) -> Index:
     return made
 
 
+def looks_like_coco(path: Path) -> bool:
+    """Whether the words of COCO's lists are in a file, of which nothing is parsed; its name may say little."""
+    if not path.stat().st_size:
+        return False
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as text:
+        return all(text.find(f'"{key}"'.encode()) >= 0 for key in LISTS)
+
+
 def project_of(path: Path) -> str:
     """The name of the category that is no class (id 0, without objects, everybody's supercategory), or "".
 

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from hashlib import sha256
 from os import scandir
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from bench.data.contract import Split
-from bench.errors import DataError
+from bench.errors import DataError, unknown
 
 PHOTO_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 MAP_SUFFIXES = (".png", ".bmp", ".tif", ".tiff", ".gif")
@@ -38,6 +38,20 @@ class Item:
 
     image: Path
     label: Path | None
+
+
+def asked(catalogue: Mapping[str, Mapping[str, Any]], name: str, task: str) -> None:
+    """Raise unless a file has a data set of this name, and labels for this task, of one kind as most have.
+
+    Raises:
+        UserError: it has none. DataError: of another task.
+    """
+    if name not in catalogue:
+        raise unknown("data set", name, catalogue)
+    (served,) = catalogue[name]["tasks"]
+    if task != served:
+        message = f"data set {name} serves {served}, not {task}, for which it has no labels"
+        raise DataError(message)
 
 
 def files_by_stem(folder: Path, suffixes: tuple[str, ...]) -> dict[str, str]:

@@ -1,13 +1,12 @@
 """Pictures with label maps: images whose pixels are class indices or the colours of classes."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bench.data._listing import Item, first_few
-from bench.data._pictures import Pictures
+from bench.data._pictures import Listed
 from bench.data.contract import IGNORE, Truth
 from bench.data.images import Colour, Header, Size, mask_truth, read_header, read_labels
 from bench.errors import DataError
@@ -33,7 +32,7 @@ def background_of(classes: Sequence[str]) -> int | None:
     return names.index("background") if "background" in names else None
 
 
-class LabelMaps(Pictures):
+class LabelMaps(Listed):
     """Pictures with label maps of the same size.
 
     Args:
@@ -55,24 +54,14 @@ class LabelMaps(Pictures):
         colours: Mapping[Colour, int] | None = None,
         hint: str = "",
     ) -> None:
-        super().__init__(name, "segmentation", classes)
+        super().__init__(name, "segmentation", classes, items)
         self.background = background_of(classes)
-        self._items = list(items)
         self._table = table
         self._colours = colours or None
         self._hint = hint or (
             f"there are {len(classes)} classes ({first_few(classes)}), so labels are 0 to {len(classes) - 1}, and "
             f"{IGNORE} for ignored"
         )
-
-    def __len__(self) -> int:
-        """Return the number of images."""
-        return len(self._items)
-
-    def files(self, index: int) -> tuple[Path, ...]:
-        """The picture and its label map."""
-        item = self._items[index]
-        return (item.image,) if item.label is None else (item.image, item.label)
 
     def told(self, index: int, header: Header) -> Size:
         """The size of the label map."""

@@ -10,7 +10,9 @@ from abc import abstractmethod
 from collections.abc import Sequence
 from contextlib import suppress
 from functools import cached_property
+from pathlib import Path
 
+from bench.data._listing import Item
 from bench.data.contract import Dataset, Sample, Task, Truth
 from bench.data.images import Header, SampleCache, Size, read_header, read_image, stretch
 from bench.errors import DataError
@@ -48,6 +50,11 @@ class Pictures(Dataset):
         truth = self.labels(index)
         self._fits(index, header.upright if self.upright(index, header) else header.size, truth.size)
         return truth
+
+    def turned(self, index: int) -> bool | None:
+        """Whether a picture that its EXIF turns is shown upright, as its labels are."""
+        header = read_header(self.files(index)[0])
+        return None if header.orientation == 1 else self.upright(index, header)
 
     def labels(self, index: int) -> Truth:
         """`truth` without masks of objects, which are only checked."""
@@ -96,3 +103,20 @@ class Pictures(Dataset):
 
 def _near(told: Size, size: Size) -> bool:
     return abs(told[0] - size[0]) <= SLACK and abs(told[1] - size[1]) <= SLACK
+
+
+class Listed(Pictures):
+    """Pictures that lie beside their labels as `Item`s."""
+
+    def __init__(self, name: str, task: Task, classes: Sequence[str], items: Sequence[Item]) -> None:
+        super().__init__(name, task, classes)
+        self._items = list(items)
+
+    def __len__(self) -> int:
+        """Return the number of images."""
+        return len(self._items)
+
+    def files(self, index: int) -> tuple[Path, ...]:
+        """The picture, and the file of its labels where it has one."""
+        item = self._items[index]
+        return (item.image,) if item.label is None else (item.image, item.label)

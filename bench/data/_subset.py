@@ -42,6 +42,10 @@ class Without(Dataset):
         """As the data set's."""
         return self._dataset.files(self._rows[index])
 
+    def turned(self, index: int) -> bool | None:
+        """As the data set's."""
+        return self._dataset.turned(self._rows[index])
+
     def verify(self, index: int) -> Truth:
         """As the data set's."""
         return self._dataset.verify(self._rows[index])

@@ -11,10 +11,10 @@ The challenge counts no pixel of 0, so it is ignored, and 1..150 become 0..149.
 
 from pathlib import Path
 
-from bench.data._listing import PHOTO_SUFFIXES, SPLIT_NAMES, Item, files_by_stem, paired, read_text
+from bench.data._listing import PHOTO_SUFFIXES, SPLIT_NAMES, Item, asked, files_by_stem, paired, read_text
 from bench.data._maps import LabelMaps, targets
 from bench.data.contract import IGNORE, Dataset, Split, Task
-from bench.errors import DataError, unknown
+from bench.errors import DataError
 
 CATALOGUE = {
     "ade20k": {
@@ -36,9 +36,7 @@ _TABLE = targets({0: IGNORE} | {index + 1: index for index in range(COUNT)})
 
 def check(root: Path, task: str) -> str:
     """Raise `DataError` unless both splits have their folders with something in them; opens no picture."""
-    if task not in CATALOGUE["ade20k"]["tasks"]:
-        message = f"ade20k has label maps only: it serves segmentation, not {task}"
-        raise DataError(message)
+    asked(CATALOGUE, "ade20k", task)
     home = _home(root)
     for split in SPLIT_NAMES:
         _items(home, split)
@@ -49,8 +47,7 @@ def check(root: Path, task: str) -> str:
 def load(name: str, *, task: Task, root: Path, cache: Path, split: Split) -> Dataset:
     """One split, images ordered by name. ``cache`` is not needed: nothing is computed ahead."""
     del cache
-    if name not in CATALOGUE:
-        raise unknown("data set", name, CATALOGUE)
+    asked(CATALOGUE, name, task)
     check(root, task)
     home = _home(root)
     hint = f"ADE20K's labels are 0 for unlabelled and 1 to {COUNT}"

@@ -12,10 +12,10 @@ what there is: the text lists that come with SegNet (train.txt, ...) hold paths 
 
 from pathlib import Path
 
-from bench.data._listing import PHOTO_SUFFIXES, SPLITS, Item, files_by_stem, paired
+from bench.data._listing import PHOTO_SUFFIXES, SPLITS, Item, asked, files_by_stem, paired
 from bench.data._maps import LabelMaps, targets
 from bench.data.contract import IGNORE, Dataset, Split, Task
-from bench.errors import DataError, unknown
+from bench.errors import DataError
 
 CATALOGUE = {
     "camvid": {
@@ -50,9 +50,7 @@ _TARGETS = targets({index: index for index in range(len(CLASSES))} | {UNLABELLED
 
 def check(root: Path, task: str) -> str:
     """Raise `DataError` unless both splits have their folders with something in them; opens no file."""
-    if task not in CATALOGUE["camvid"]["tasks"]:
-        message = f"camvid has label maps only: it serves segmentation, not {task}"
-        raise DataError(message)
+    asked(CATALOGUE, "camvid", task)
     folders = [f"{split}{part}" for split in SPLITS for part in ("", "annot")]
     missing = [folder for folder in folders if not (root / folder).is_dir()]
     if missing:
@@ -66,8 +64,7 @@ def check(root: Path, task: str) -> str:
 def load(name: str, *, task: Task, root: Path, cache: Path, split: Split) -> Dataset:
     """One split of CamVid, images ordered by name. ``cache`` is not needed: nothing is computed ahead."""
     del cache
-    if name not in CATALOGUE:
-        raise unknown("data set", name, CATALOGUE)
+    asked(CATALOGUE, name, task)
     check(root, task)
     hint = f"CamVid's labels are 0 to {len(CLASSES) - 1}, {UNLABELLED} or {IGNORE} for unlabelled"
     return LabelMaps("camvid", _items(root, split), CLASSES, table=_TARGETS, hint=hint)

@@ -13,10 +13,10 @@ read.
 from collections.abc import Sequence
 from pathlib import Path
 
-from bench.data._listing import PHOTO_SUFFIXES, SPLITS, Item
+from bench.data._listing import PHOTO_SUFFIXES, SPLITS, Item, asked
 from bench.data._maps import LabelMaps, plain, targets
 from bench.data.contract import IGNORE, Dataset, Split, Task
-from bench.errors import DataError, unknown
+from bench.errors import DataError
 
 CATALOGUE = {
     "cityscapes": {
@@ -67,9 +67,7 @@ _HINTS = {
 
 def check(root: Path, task: str) -> str:
     """Raise `DataError` unless both splits have pictures with label maps; opens no file."""
-    if task not in CATALOGUE["cityscapes"]["tasks"]:
-        message = f"cityscapes is read for its label maps: it serves segmentation, not {task}"
-        raise DataError(message)
+    asked(CATALOGUE, "cityscapes", task)
     missing = [
         f"{top}/{split}" for top in ("leftImg8bit", "gtFine") for split in SPLITS if not (root / top / split).is_dir()
     ]
@@ -87,8 +85,7 @@ def check(root: Path, task: str) -> str:
 def load(name: str, *, task: Task, root: Path, cache: Path, split: Split) -> Dataset:
     """One split, images ordered by city and name. ``cache`` is not needed: nothing is computed ahead."""
     del cache
-    if name not in CATALOGUE:
-        raise unknown("data set", name, CATALOGUE)
+    asked(CATALOGUE, name, task)
     check(root, task)
     kind = _kind(root)
     return LabelMaps("cityscapes", _items(root, split, kind), CLASSES, table=_TABLES[kind], hint=_HINTS[kind])

@@ -37,12 +37,12 @@ from typing import Any
 import numpy as np
 
 from bench.data import _shapes
-from bench.data._coco_json import Index, index_of, project_of
-from bench.data._listing import PHOTO_SUFFIXES, SPLIT_NAMES, SPLITS, first_few, held_out, no_overlap, split_rule
+from bench.data._coco_json import Index, index_of, looks_like_coco, project_of
+from bench.data._listing import PHOTO_SUFFIXES, SPLIT_NAMES, SPLITS, asked, first_few, held_out, no_overlap, split_rule
 from bench.data._pictures import Pictures
 from bench.data.contract import Dataset, Split, Task, Truth
 from bench.data.images import Header, Size
-from bench.errors import DataError, unknown
+from bench.errors import DataError
 
 CATALOGUE = {
     "coco": {
@@ -90,9 +90,7 @@ class _Found:
 
 def check(root: Path, task: str) -> str:
     """Raise `DataError` unless both splits have a JSON and a folder with something in it; parses nothing whole."""
-    if task not in CATALOGUE["coco"]["tasks"]:
-        message = f"coco has objects only: it serves detection, not {task}"
-        raise DataError(message)
+    asked(CATALOGUE, "coco", task)
     found = _found(root)
     for part in found.parts.values():
         with part.json.open("rb") as file:
@@ -115,8 +113,7 @@ def load(name: str, *, task: Task, root: Path, cache: Path, split: Split, masks:
     Raises:
         DataError: a JSON is broken, or the two splits have other classes.
     """
-    if name not in CATALOGUE:
-        raise unknown("data set", name, CATALOGUE)
+    asked(CATALOGUE, name, task)
     check(root, task)
     found = _found(root)
     parts = found.parts
@@ -303,7 +300,7 @@ def _alone(root: Path, near: list[str]) -> _Found | None:
     # Of a subset with a name of its own; val and test are parts of something else.
     instances = [path for path in (root / "annotations").glob("instances_*.json") if not _PART.search(path.stem)]
     tries = [root / name for name in _ALONE] + (instances if len(instances) == 1 else [])
-    path = next((path for path in tries if path.is_file()), None)
+    path = next((path for path in tries if path.is_file() and looks_like_coco(path)), None)
     if path is None:
         return None
     subset = path.stem.removeprefix("instances_")

@@ -21,12 +21,12 @@ from numpy.typing import NDArray
 
 from bench.data._coco_json import BAD, categories_of, images_of, key_of, read, short
 from bench.data._kept import UNREADABLE, load_arrays, origin, save_arrays
-from bench.data._listing import SPLITS, first_few
+from bench.data._listing import SPLITS, asked, first_few
 from bench.data._maps import background_of
 from bench.data._pictures import Pictures
 from bench.data.contract import IGNORE, Dataset, Split, Task, Truth
 from bench.data.images import Header, Size, mask_truth, read_header, read_image
-from bench.errors import DataError, unknown
+from bench.errors import DataError
 
 CATALOGUE = {
     "coco_panoptic": {
@@ -74,17 +74,14 @@ class _Index:
 
 def check(root: Path, task: str) -> str:
     """Raise `DataError` unless both splits have JSON, label maps and pictures; opens no file."""
-    if task not in CATALOGUE["coco_panoptic"]["tasks"]:
-        message = f"coco_panoptic is read as label maps: it serves segmentation, not {task}"
-        raise DataError(message)
+    asked(CATALOGUE, "coco_panoptic", task)
     _parts(root)
     return ""
 
 
 def load(name: str, *, task: Task, root: Path, cache: Path, split: Split) -> Dataset:
     """One split, images in the order of its JSON, of which what is needed is kept in the folder ``cache``."""
-    if name not in CATALOGUE:
-        raise unknown("data set", name, CATALOGUE)
+    asked(CATALOGUE, name, task)
     check(root, task)
     parts = _parts(root)
     indices = {one: _index(parts[one].json, cache) for one in SPLITS}

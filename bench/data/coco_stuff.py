@@ -17,10 +17,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.data._listing import PHOTO_SUFFIXES, SPLITS, Item, files_by_stem
+from bench.data._listing import PHOTO_SUFFIXES, SPLITS, Item, asked, files_by_stem
 from bench.data._maps import LabelMaps, plain, targets
 from bench.data.contract import IGNORE, Dataset, Split, Task
-from bench.errors import DataError, unknown
+from bench.errors import DataError
 
 CATALOGUE = {
     "coco_stuff": {
@@ -103,9 +103,7 @@ class _Found:
 
 def check(root: Path, task: str) -> str:
     """Raise `DataError` unless both splits have label maps with pictures; opens no file."""
-    if task not in CATALOGUE["coco_stuff"]["tasks"]:
-        message = f"coco_stuff has label maps only: it serves segmentation, not {task}"
-        raise DataError(message)
+    asked(CATALOGUE, "coco_stuff", task)
     _found(root)
     return ""
 
@@ -113,8 +111,7 @@ def check(root: Path, task: str) -> str:
 def load(name: str, *, task: Task, root: Path, cache: Path, split: Split) -> Dataset:
     """One split, images ordered by name. ``cache`` is not needed: nothing is computed ahead."""
     del cache
-    if name not in CATALOGUE:
-        raise unknown("data set", name, CATALOGUE)
+    asked(CATALOGUE, name, task)
     check(root, task)
     found = _found(root)
     form = found.form

@@ -89,6 +89,14 @@ class Dataset(ABC):
         """The files that an image is made of, its picture first; none where nothing lies on disk."""
         return ()
 
+    def turned(self, index: int) -> bool | None:  # noqa: ARG002 - as above
+        """Whether a picture that its EXIF turns is shown upright, as its labels are; None where there is no such EXIF.
+
+        Raises:
+            DataError: the file cannot be read.
+        """
+        return None
+
     def verify(self, index: int) -> Truth:
         """Labels at ground-truth resolution, after a look for whatever would stop a training.
 

@@ -7,7 +7,7 @@ whole. Files are looked at in several threads, and what was found is kept in the
 import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from os import fsencode
 from pathlib import Path
@@ -28,13 +28,15 @@ class Seen:
     """What one image holds.
 
     size: (H, W) of its labels. counts: label -> its pixels, or its objects. ignored: pixels, or objects, that count
-    nowhere. boxes: (height, width) of each object that counts, in pixels of ``size``.
+    nowhere. boxes: (height, width) of each object that counts, in pixels of ``size``. turned: whether its picture is
+    turned upright; None where its EXIF turns nothing.
     """
 
     size: tuple[int, int]
     counts: Mapping[int, int]
     ignored: int
     boxes: Sequence[tuple[float, float]]
+    turned: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -86,10 +88,11 @@ def examine(
             seen = _restored(known[key])
         except (KeyError, TypeError, ValueError):
             try:
-                seen = _seen(dataset.verify(index))
+                seen = replace(_seen(dataset.verify(index)), turned=dataset.turned(index))
             except DataError as error:
                 return Broken(files[0], str(error))  # not kept: whoever mends a disk wants to see it mended
-        fresh[key] = [*seen.size, {str(label): count for label, count in seen.counts.items()}, seen.ignored, seen.boxes]
+        fresh[key] = [seen.size, {str(label): count for label, count in seen.counts.items()}, seen.ignored, seen.boxes]
+        fresh[key] += [seen.turned] if seen.turned is not None else []
         return seen
 
     images: list[Seen | Broken] = []
@@ -126,10 +129,11 @@ def _seen(truth: Truth) -> Seen:
 
 def _restored(entry: Any) -> Seen:
     """Raise KeyError, TypeError or ValueError if it is not what `examine` keeps."""
-    height, width, counts, ignored, boxes = entry
+    (height, width), counts, ignored, boxes, *turned = entry
     return Seen(
         (int(height), int(width)),
         {int(label): int(count) for label, count in counts.items()},
         int(ignored),
         [(float(tall), float(wide)) for tall, wide in boxes],
+        bool(turned[0]) if turned else None,
     )

@@ -33,6 +33,7 @@ from bench.data._listing import (
     SPLIT_NAMES,
     SPLITS,
     Item,
+    asked,
     files_by_stem,
     first_few,
     paired,
@@ -42,7 +43,7 @@ from bench.data._listing import split as divide
 from bench.data._maps import LabelMaps, plain, targets
 from bench.data.contract import IGNORE, Dataset, Split, Task
 from bench.data.images import read_labels
-from bench.errors import DataError, unknown
+from bench.errors import DataError
 
 _PICTURES = ("images", "image", "imgs", "img", "img_dir")
 _MAPS = ("masks", "mask", "labels", "label", "annotations", "annotation", "ann_dir", "gt")
@@ -87,9 +88,7 @@ class _Pair:
 
 def check(root: Path, task: str) -> str:
     """Raise `DataError` unless pictures have label maps; opens no picture."""
-    if task not in CATALOGUE["label_maps"]["tasks"]:
-        message = f"label_maps has label maps only: it serves segmentation, not {task}"
-        raise DataError(message)
+    asked(CATALOGUE, "label_maps", task)
     pairs = _pairs(root)
     for pair in pairs.values():
         _items(root, pair)
@@ -103,8 +102,7 @@ def load(name: str, *, task: Task, root: Path, cache: Path, split: Split) -> Dat
 
     All train label maps are read once for what they hold, which is kept in the folder ``cache`` until one changes.
     """
-    if name not in CATALOGUE:
-        raise unknown("data set", name, CATALOGUE)
+    asked(CATALOGUE, name, task)
     check(root, task)
     pairs = _pairs(root)
     if len(pairs) < len(SPLITS):

@@ -53,7 +53,7 @@ from bench.data._listing import (
 )
 from bench.data._listing import split as divide
 from bench.data._maps import LabelMaps, plain
-from bench.data._pictures import SLACK, Pictures
+from bench.data._pictures import SLACK, Listed
 from bench.data.contract import IGNORE, Dataset, Split, Task, Truth
 from bench.data.images import Header, Size, read_header, read_labels
 from bench.errors import DataError, unknown
@@ -172,23 +172,12 @@ def load(name: str, *, task: Task, root: Path, cache: Path, split: Split) -> Dat
     return LabelMaps("voc", items[split], classes, table=plain(len(classes)), colours=labelmap.colours, hint=hint)
 
 
-class VOCDetection(Pictures):
+class VOCDetection(Listed):
     """Pictures with boxes."""
 
     def __init__(self, items: Sequence[Item], classes: tuple[str, ...]) -> None:
         """``items``: the images of the split; ``classes``: the names that their objects may have."""
-        super().__init__("voc", "detection", classes)
-        self._items = list(items)
-
-    def __len__(self) -> int:
-        """Return the number of images."""
-        return len(self._items)
-
-    def files(self, index: int) -> tuple[Path, ...]:
-        """The picture and its XML."""
-        item = self._items[index]
-        assert item.label is not None, "every listed name has an annotation, or should have"
-        return item.image, item.label
+        super().__init__("voc", "detection", classes, items)
 
     def told(self, index: int, header: Header) -> Size | None:
         """The frame that the boxes fit into where it is one of the two, else the size in the XML."""

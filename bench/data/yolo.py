@@ -35,6 +35,7 @@ from bench.data._listing import (
     SPLIT_NAMES,
     SPLITS,
     Item,
+    asked,
     first_few,
     held_out,
     no_overlap,
@@ -42,10 +43,10 @@ from bench.data._listing import (
     read_text,
     split_rule,
 )
-from bench.data._pictures import Pictures
+from bench.data._pictures import Listed
 from bench.data.contract import Dataset, Split, Task, Truth
 from bench.data.images import Header, Size, read_header
-from bench.errors import DataError, unknown
+from bench.errors import DataError
 
 CATALOGUE = {
     "yolo": {
@@ -94,9 +95,7 @@ class _Row:
 
 def check(root: Path, task: str) -> str:
     """Raise `DataError` unless data.yaml is whole and what it names is there; opens no picture and no label."""
-    if task not in CATALOGUE["yolo"]["tasks"]:
-        message = f"yolo has objects only: it serves detection, not {task}"
-        raise DataError(message)
+    asked(CATALOGUE, "yolo", task)
     config = _config(root)
     for split, entries in config.splits.items():
         places = [_located(config, split, entry) for entry in entries]
@@ -114,8 +113,7 @@ def check(root: Path, task: str) -> str:
 def load(name: str, *, task: Task, root: Path, cache: Path, split: Split, masks: bool = False) -> Dataset:
     """One split, images in the order of their paths or of their list; ``masks``: objects come with their pixels."""
     del cache
-    if name not in CATALOGUE:
-        raise unknown("data set", name, CATALOGUE)
+    asked(CATALOGUE, name, task)
     check(root, task)
     config = _config(root)
     items = _items(root, config)
@@ -129,7 +127,7 @@ def load(name: str, *, task: Task, root: Path, cache: Path, split: Split, masks:
     return dataset
 
 
-class Yolo(Pictures):
+class Yolo(Listed):
     """Pictures with boxes, and masks where they are asked for.
 
     Args:
@@ -140,19 +138,9 @@ class Yolo(Pictures):
     """
 
     def __init__(self, items: Sequence[Item], classes: tuple[str, ...], *, boxes: bool, masks: bool) -> None:
-        super().__init__("yolo", "detection", classes)
-        self._items = list(items)
+        super().__init__("yolo", "detection", classes, items)
         self._boxes_alone = boxes
         self._with_masks = masks
-
-    def __len__(self) -> int:
-        """Return the number of images."""
-        return len(self._items)
-
-    def files(self, index: int) -> tuple[Path, ...]:
-        """The picture, and its labels where it has some."""
-        item = self._items[index]
-        return (item.image,) if item.label is None else (item.image, item.label)
 
     def told(self, index: int, header: Header) -> Size:
         """The picture's size upright."""

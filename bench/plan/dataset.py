@@ -14,6 +14,7 @@ from os import fsencode
 from pathlib import Path
 
 from bench import catalogue
+from bench.data._listing import SPLITS
 from bench.data._subset import Without
 from bench.data.contract import Dataset, Split, Task
 from bench.data.examine import Examined
@@ -209,8 +210,9 @@ def load(
 
 @dataclass(frozen=True)
 class Files:
-    """What a look at all files of a data set found, by split."""
+    """The splits of a data set, and what a look at all of their files found."""
 
+    opened: Mapping[Split, Dataset]
     splits: Mapping[Split, Examined]
 
     def faults(self, splits: Sequence[Split]) -> list[str]:
@@ -240,13 +242,14 @@ def examine(
     Raises:
         DataError: it cannot be opened at all.
     """
-
-    def one(split: Split) -> Examined:
-        opened = load(dataset, task=task, root=root, cache=cache, split=split, masks=masks)
+    opened: dict[Split, Dataset] = {}
+    found: dict[Split, Examined] = {}
+    for split in SPLITS:
+        opened[split] = load(dataset, task=task, root=root, cache=cache, split=split, masks=masks)
         kind = f"{split}{' with masks' if masks else ''}"
-        return look(opened, cache, kind, lambda done, total: report(f"{dataset} {split}", done, total))
-
-    return Files({"train": one("train"), "val": one("val")})
+        what = f"{dataset} {split}"
+        found[split] = look(opened[split], cache, kind, lambda done, total, what=what: report(what, done, total))
+    return Files(opened, found)
 
 
 def refuse_broken(dataset: str, files: Files, *, skip: bool) -> None:

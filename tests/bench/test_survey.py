@@ -200,6 +200,27 @@ def test_the_special_comes_before_the_general(tmp_path: Path) -> None:
     assert [one.name for one in layouts(root) if not one.missing] == ["ade20k", "label_maps"]
 
 
+def test_names_of_label_maps_are_no_coco_json(tmp_path: Path) -> None:
+    root = fixtures.write_label_maps(tmp_path / "own")
+    (root / "labels.json").write_text('["background", "disc", "box"]')
+    assert [one.name for one in layouts(root) if not one.missing] == ["label_maps"]
+
+
+def test_pictures_that_exif_turns_are_counted(tmp_path: Path) -> None:
+    root = fixtures.write_coco(tmp_path / "own")
+    sideways = np.ascontiguousarray(np.rot90(fixtures.picture(1, 0)))
+    fixtures.write_image(root / "train2017" / "000000001000.jpg", sideways, exif_orientation=6)
+    fixtures.write_image(root / "val2017" / "000000001028.jpg", fixtures.picture(1, 4), exif_orientation=6)
+    for _ in range(2):  # looked at, and from what was kept
+        found = look(root)
+        assert found.ok
+        said = "EXIF turns 2 pictures: 1 are read upright and 1 as they are stored, as their labels are"
+        assert said in text_of(found)
+        splits = survey.as_json(found)["layouts"][0]["splits"]
+        assert [splits[split]["turned_upright"] for split in ("train", "val")] == [1, 0]
+        assert [splits[split]["left_as_stored"] for split in ("train", "val")] == [0, 1]
+
+
 def test_hostile_names_are_shown_as_they_are_and_can_be_run(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setenv("DENSEBENCH_CACHE", str(tmp_path / "cache"))
     odd = os.fsdecode(os.fsencode(tmp_path) + b"/[red]b\xff,\x1b[31m")
