@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from bench.errors import UserError
+from bench.errors import UserError, printable
 
 app = typer.Typer(
     add_completion=False,
@@ -107,6 +107,9 @@ def run(
     retry: Annotated[
         bool, typer.Option("--retry", help="measure again what could not be measured before, or only in company")
     ] = False,
+    skip_broken: Annotated[
+        bool, typer.Option("--skip-broken", help="leave broken files out of training, and say so in the record")
+    ] = False,
     strict: Annotated[bool, typer.Option("--strict", help="exit code 1 for rows that are unsupported, too")] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="list the cells and what would run; measure nothing")
@@ -160,8 +163,16 @@ def run(
     folder = running.machine_folder(results, machine, environment)
     store = Store(folder)
     roots = Roots(data_root or [])
+    if data_root and dataset is None and question.embedded:
+        name, tasks = roots.recognised()
+        question = question.on(name, tasks)
+        _say(f"{' '.join(data_root)} is read as {name}, as --dataset names none")
     if dry_run:
-        _dry_run(running.plan(question, environment, store, roots, retry=retry, alone=alone), as_json=as_json)
+        with err.status("planning"):
+            planned = running.plan(
+                question, environment, store, roots, retry=retry, alone=alone, skip_broken=skip_broken
+            )
+        _dry_run(planned, as_json=as_json)
         return
     from bench.display import Display
     from bench.launchers.contract import Settings
@@ -170,7 +181,8 @@ def run(
     with store.writing() as writer:  # mends a torn store before it is read, and finds an unwritable folder at once
         for note in writer.repaired:
             _say(note)
-    plan = running.plan(question, environment, store, roots, retry=retry, alone=alone)
+    with err.status("planning"):  # a look at all files takes a while
+        plan = running.plan(question, environment, store, roots, retry=retry, alone=alone, skip_broken=skip_broken)
     todo = len(plan.todo)
     shown.print(question.question.strip().replace("\n", " "), style="italic")
     shown.print(
@@ -180,10 +192,21 @@ def run(
     )
     if any(planned.job.measure.exclusive for planned in plan.todo) and (cores := busy()) is not None and cores > 0.5:
         _say(f"other processes keep {cores:.1f} of {environment.cores} cores busy: what is timed now will be too slow")
+    for dataset_, note in plan.notes.items():
+        _say(f"{dataset_}: {note}")
     precision = Precision(target, budget, "refuse" if alone else "allow" if allow_company else "avoid")
     settings = Settings(cache_folder(), folder / "pictures", timeout, group, precision)
     with Display(plan, shown, folder) as display:
-        summary = running.run(plan, store, settings, launcher=launcher, show=display.show, say=_say, look=display.look)
+        summary = running.run(
+            plan,
+            store,
+            settings,
+            launcher=launcher,
+            show=display.show,
+            say=_say,
+            look=display.look,
+            files=display.files,
+        )
     _after(folder, summary, measured=todo > 0, strict=strict, wide=wide, as_csv=as_csv)
 
 
@@ -422,6 +445,35 @@ def _names_of_published() -> str:
     return ", ".join(row.model for row in published.load())
 
 
+@app.command()
+def data(
+    folder: Annotated[
+        Path, typer.Argument(help="folder of images with labels, as a tool, a course or a paper left it")
+    ],
+    dataset: Annotated[
+        str | None, typer.Option(help="read it as this data set; default: whichever fits", show_default=False)
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Look at a folder of images: its layout, what its labels hold, all broken files, and the run that fits."""
+    from bench import survey
+    from bench.plan.environment import cache_folder, describe
+
+    with err.status("looking at the folder") as status:
+
+        def tell(what: str, done: int, total: int) -> None:
+            status.update(f"looking at {what}, {done}/{total}")
+
+        found = survey.look(folder.expanduser(), cache_folder(), only=dataset, gpu=bool(describe().gpus), report=tell)
+    if as_json:
+        print(json.dumps(survey.as_json(found), indent=1))
+    else:
+        for part in survey.render(found):
+            out.print(part, soft_wrap=isinstance(part, Text))
+    if not found.ok:
+        raise typer.Exit(1)
+
+
 _KINDS = {"backbones": "backbones", "heads": "heads", "datasets": "data", "measures": "measures"}
 
 
@@ -479,7 +531,7 @@ def main() -> None:
     try:
         app()
     except UserError as error:
-        err.print(f"densebench: {error}", style="red", soft_wrap=True, highlight=False)
+        err.print(f"densebench: {printable(str(error))}", style="red", soft_wrap=True, highlight=False)
         sys.exit(2)
     except KeyboardInterrupt:
         err.print("interrupted", style="yellow")

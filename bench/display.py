@@ -85,6 +85,10 @@ class Display:
         }
         return f"{run.duration(run.seconds_left(self.plan, self.finished, running))} left"
 
+    def files(self, what: str, done: int, total: int) -> None:
+        """Take how far the look at a data set's files is."""
+        self.bar.update(self.task, description="measuring" if done == total else f"looking at {what}, {done}/{total}")
+
     def show(self, event: Event) -> None:
         """Take one event."""
         key = event.job.key

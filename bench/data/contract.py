@@ -5,18 +5,23 @@ This page is the whole contract; a data set is one file beside it with
 * ``CATALOGUE``, a *literal* dict of name -> ``{"tasks": [...], "root": True, "redistributable": False}``, read without
   importing the file. ``root``: it needs ``--data-root``. ``redistributable``: pictures made from it
   may show its photographs. ``version`` (optional): raise it when the data changes under the same name; older results
-  then no longer count. ``masks`` (optional): true where objects can have instance masks.
-* ``check(root, task)``, which raises `DataError` for a missing or half-present folder, in milliseconds and before
-  anything is measured (only where ``root`` is true);
+  then no longer count. ``masks`` (optional): true where objects can have instance masks. ``marks`` (optional): names
+  below the root that speak for this layout (glob patterns), for a folder that is nearly one. ``general`` (optional):
+  true for a layout that takes what a more special one means otherwise; it is offered only where no other fits.
+* ``check(root, task) -> str`` (only where ``root`` is true), which raises `DataError` for a folder that is in another
+  layout or half-present, in milliseconds and before anything is measured. What it returns is what the folder left open
+  and how it was decided, "" for nothing: which pictures became val, say. Every record has it;
 * ``load(name, *, task, root, cache, split) -> Dataset``. Where ``masks`` is true it takes one keyword more, ``masks``
   (False by default): masks cost time and memory and are made only for a head that learns from them. A data set that
-  does not state it is never asked for any.
+  does not state it is never asked for any. Structure that is wrong is said here; a broken file among many is not, but
+  where it is read (`Dataset.verify`), so that all of them can be listed at once.
 
 No file here imports torch.
 """
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal, TypeAlias
 
 import numpy as np
@@ -79,3 +84,25 @@ class Dataset(ABC):
     @abstractmethod
     def truth(self, index: int) -> Truth:
         """Labels at ground-truth resolution, where the metric is computed whatever the input size is."""
+
+    def files(self, index: int) -> tuple[Path, ...]:  # noqa: ARG002 - for those that have some
+        """The files that an image is made of, its picture first; none where nothing lies on disk."""
+        return ()
+
+    def turned(self, index: int) -> bool | None:  # noqa: ARG002 - as above
+        """Whether a picture that its EXIF turns is shown upright, as its labels are; None where there is no such EXIF.
+
+        Raises:
+            DataError: the file cannot be read.
+        """
+        return None
+
+    def verify(self, index: int) -> Truth:
+        """Labels at ground-truth resolution, after a look for whatever would stop a training.
+
+        Of the picture only the header and the end of the file are read. Masks of objects are checked and not drawn.
+
+        Raises:
+            DataError: the image cannot be used; names the file and the reason.
+        """
+        return self.truth(index)

@@ -21,8 +21,9 @@ from bench.plan.recipe import Recipe
 class Job:
     """One measurement to make: a measure on a cell.
 
-    vary: fields beyond the cell's title that differ within the plan, and so belong to this job's title. stated: the
-    recipe, where its name in the cell stands for a file of the user's.
+    recipe: what it states, where its name in the cell stands for a file of the user's. data: what the record says of
+    the data set beyond its name. without: pictures that are left out of training. vary: fields beyond the cell's title
+    that differ within the plan, and so belong to this job's title.
     """
 
     measure: Measure
@@ -30,7 +31,9 @@ class Job:
     root: Path | None
     key: str
     vary: tuple[str, ...] = ()
-    stated: Recipe | None = None
+    recipe: Recipe | None = None
+    data: str = ""
+    without: tuple[str, ...] = ()
 
     def title(self) -> str:
         """Short text for people, different for every job of a plan."""

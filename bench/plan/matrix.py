@@ -17,7 +17,7 @@ A block without ``measure`` takes complexity, latency, memory and accuracy, and 
 import itertools
 import re
 import tomllib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -76,6 +76,29 @@ class Matrix:
             kept = [block for block in kept if block["measure"]]
             blocks = kept or [{**block, "measure": chosen} for block in blocks]
         return Matrix(self.name, self.question, tuple(blocks), self.named | wanted.keys())
+
+    @property
+    def embedded(self) -> bool:
+        """Whether no block asks for a data set on disk."""
+        names = {name for block in self.blocks for name in block["dataset"]}
+        return not any(catalogue.dataset(name).facts["root"] for name in names)
+
+    def on(self, dataset: str, tasks: Collection[str]) -> "Matrix":
+        """The same question on one data set; heads of tasks that it has no labels for drop out.
+
+        Raises:
+            UserError: none are left.
+        """
+        kept: list[Mapping[str, Sequence[Any]]] = []
+        for block in self.blocks:
+            heads = [head for head in block["head"] if catalogue.get("heads", head).facts["task"] in tasks]
+            if heads:
+                kept.append({**block, "head": heads, "dataset": [dataset]})
+        if not kept:
+            raise UserError(
+                f"data set {dataset} has labels for {', '.join(sorted(tasks))}, which no head asked for does"
+            )
+        return Matrix(self.name, self.question, tuple(kept))
 
     def cells(self, environment: Environment) -> Iterator[tuple[Cell, tuple[str, ...]]]:
         """Every cell with the measures to take on it, no choice left open; a cell may come several times."""

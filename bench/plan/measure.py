@@ -87,6 +87,11 @@ class Measure:
     asked: bool = False
 
     @property
+    def trains(self) -> bool:
+        """Whether it learns from the images of the data set: whatever else needs them only for their classes."""
+        return "seed" in self.fields
+
+    @property
     def floor(self) -> str:
         """The column of an interleaved measure that holds the noise floor of its group."""
         return next(

@@ -54,7 +54,7 @@ _OLD = "of an older version of their measure"
 _GONE = "of a measure that is no longer there"
 _HEADLESS = "of a head that is no longer there, or of none"
 _CROSSED = "of a combination that a matrix crossed and that cannot be had"
-_EDITED = "from before a file that they name (a recipe) was edited"
+_EDITED = "from before a file that they name (a recipe, a data set) was edited"
 _SUPERSEDED = "superseded by another of the same measurement"
 
 
@@ -320,9 +320,19 @@ def _task(fields: Mapping[str, Any]) -> str | None:
 
 
 def _files(record: Record) -> Iterator[tuple[tuple[Any, ...], str]]:
-    """What a record depends on beyond names, and its digest: a recipe has one for each task."""
+    """What a record depends on beyond names, and its digest: a recipe has one for each task.
+
+    What is said of a data set is of one measure, and with masks or without: a training that left out images says so, a
+    latency does not, and other images have broken masks than have broken boxes. Nothing said is a state like any other.
+    """
     for name, text in record.inputs.items():
-        yield (name, record.fields.get(name), _task(record.fields)), text
+        if name != "dataset":
+            yield (name, record.fields.get(name), _task(record.fields)), text
+    if "dataset" in record.fields:
+        entry = catalogue.entries("heads").get(record.fields.get("head", ""))
+        masks = bool(entry and entry.facts.get("masks", False))
+        key = ("dataset", record.fields["dataset"], _task(record.fields), record.measure, masks)
+        yield key, record.inputs.get("dataset", "")
 
 
 def _current(records: Sequence[Record], left_out: Counter[str]) -> list[Record]:

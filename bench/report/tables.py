@@ -205,12 +205,20 @@ def _markdown(task: str, tables: Sequence[Table], left_out: Mapping[str, int]) -
         several, fixed = vary(table.rows, OTHERS)
         blocks.append(f"## {_text(table.dataset)}: {_text(table.environment.title())}")
         blocks.append(f"{_text(_stated(fixed))}. Code at {', '.join(table.code)}. {_noise(table)}")
-        blocks += _machine(table) + _company(table)
+        blocks += _data(table) + _machine(table) + _company(table)
         blocks.append(_main(table, several))
         blocks += _per_class(table)
         blocks += _missing(table)
     blocks.append(_notes(task, tables, left_out))
     return "\n\n".join(blocks) + "\n"
+
+
+def _data(table: Table) -> list[str]:
+    """What records say of the data set beyond its name: which images are val, which were left out."""
+    parts = [part for row in table.rows for part in row.parts.values()]
+    said = {record.inputs["dataset"] for part in parts for record in part.records if "dataset" in record.inputs}
+    clauses = dict.fromkeys(clause for text in sorted(said) for clause in text.split("; "))
+    return [f"Data: {_text('; '.join(clauses))}."] if said else []
 
 
 def _main(table: Table, several: list[str]) -> str:

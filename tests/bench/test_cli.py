@@ -4,6 +4,7 @@ import csv
 import importlib.metadata
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -14,7 +15,7 @@ import pytest
 import bench
 from bench import catalogue, cli
 from bench.errors import UserError
-from tests.bench.data.fixtures import write_camvid
+from tests.bench.data.fixtures import truncate, write_camvid, write_yolo
 from tests.bench.records import environment, make, write
 
 ROOT = catalogue.ROOT
@@ -121,6 +122,9 @@ MISTAKES = [
     (("run", "--launcher", "locl", "--backbone", "vit_pico"), "unknown launcher 'locl': did you mean local"),
     (("run", "--device", "gpu"), "--device: unknown device 'gpu'"),
     (("run", "--backbone", ","), "--backbone was given without a value"),
+    (("run", "--data-root", "."), "name it with --dataset; `densebench data FOLDER` says which layout"),
+    (("data", "nowhere"), "nowhere is no folder; `densebench data` wants the folder of a data set"),
+    (("data", ".", "--dataset", "vco"), "unknown data set 'vco': did you mean voc"),
     (("list", "backbone"), "unknown kind 'backbone': did you mean backbones"),
     (("compare",), "run `densebench run` first"),
     (("report",), "run `densebench run` first"),
@@ -146,6 +150,54 @@ def test_a_half_present_data_root_is_named_before_anything_runs(densebench, tmp_
     assert not list(tmp_path.glob("results/*/records.jsonl")) or not any(
         path.read_text() for path in tmp_path.glob("results/*/records.jsonl")
     )
+
+
+def test_data_looks_at_a_folder_and_its_command_runs(densebench, tmp_path):
+    root = write_yolo(tmp_path / "my shapes", train=6)
+    content = json.loads(densebench("data", str(root), "--json"))["layouts"][0]
+    assert (content["task"], content["classes"]) == ("detection", ["disc", "box"])
+    rows = json.loads(densebench(*shlex.split(content["run"])[1:], "--dry-run", "--json"))
+    assert {row["fields"].get("dataset", "yolo:my shapes") for row in rows} == {"yolo:my shapes"}
+    truncate(root / "images" / "train" / "image_001.jpg")
+    text = densebench("data", str(root), code=1)
+    assert "yolo, for detection" in text
+    assert "image_001.jpg: cannot be read as an image" in text
+
+
+def test_a_data_root_alone_is_recognised(densebench, tmp_path):
+    root = write_yolo(tmp_path / "shapes", train=6)
+    rows = json.loads(densebench("run", "--data-root", str(root), "--dry-run", "--json"))
+    on = [row["fields"] for row in rows if "dataset" in row["fields"]]
+    assert {(fields["dataset"], fields["head"]) for fields in on} == {("yolo:shapes", "fcos_pico")}
+    error = densebench("run", "--data-root", str(root), "--head", "linear", "--dry-run", code=2)
+    assert "has labels for detection, which no head asked for does" in error
+
+
+def test_broken_files_are_a_list_before_anything_is_measured(densebench, tmp_path):
+    root = write_yolo(tmp_path / "shapes", train=6)
+    for index in (1, 4):
+        truncate(root / "images" / "train" / f"image_00{index}.jpg")
+    words = ("run", "--data-root", str(root), "--backbone", "vit_pico", "--head", "fcos_pico", "--resolution", "64")
+    error = densebench(*words, "--machine", "here", code=2)
+    assert "2 of 8 images cannot be used, so nothing was measured" in error
+    assert error.count("cannot be read as an image") == 2
+    assert (
+        not (tmp_path / "results" / "here" / "records.jsonl").exists()
+        or not (tmp_path / "results" / "here" / "records.jsonl").read_text()
+    )
+
+
+@pytest.mark.slow
+def test_skip_broken_trains_on_the_rest_and_says_so(densebench, tmp_path):
+    root = write_yolo(tmp_path / "shapes", train=6)
+    truncate(root / "images" / "train" / "image_001.jpg")
+    words = ("run", "--data-root", str(root), "--backbone", "vit_pico", "--head", "fcos_pico", "--resolution", "64")
+    words = (*words, "--patch", "16", "--seed", "0", "--recipe", "smoke", "--measure", "accuracy", "--machine", "here")
+    densebench(*words, "--skip-broken")
+    (record,) = map(json.loads, (tmp_path / "results" / "here" / "records.jsonl").read_text().splitlines())
+    assert record["status"] == "ok", record["reason"]
+    assert record["inputs"]["dataset"].startswith("1 of 6 train images left out as broken (")
+    assert "Data: 1 of 6 train images left out" in (tmp_path / "results" / "here" / "detection.md").read_text()
 
 
 def test_an_unwritable_results_folder_is_named(densebench):

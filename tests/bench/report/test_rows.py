@@ -214,3 +214,22 @@ def test_a_recipe_has_a_digest_for_each_task(tmp_path: Path) -> None:
     reading = _read(tmp_path, mask, box)
     assert not reading.left_out
     assert sorted(name for row in _rows(reading) for name in row.values) == ["ap", "miou"]
+
+
+def test_what_is_said_of_a_data_set_replaces_what_was_said_before(tmp_path: Path) -> None:
+    """Of one measure and task alone: a latency does not say which images a training left out."""
+    said = {"dataset": "3 of 90 train images left out as broken (abc)"}
+    records = [
+        make("accuracy", seed=0, miou=40.0),
+        make("accuracy", seed=1, miou=41.0, inputs=said),
+        make("latency", latency_ms=5.0),
+        make("accuracy", head="fcos", ap=7.0),
+    ]
+    reading = _read(tmp_path, *records)
+    by_head = {row.fields["head"]: row for row in _rows(reading)}
+    assert by_head["linear"].values["miou"] == Stat(41.0, None, 1), "trained on other images, so no second seed"
+    assert by_head["linear"].values["latency_ms"].mean == 5.0
+    assert by_head["fcos"].values["ap"].mean == 7.0
+    assert reading.left_out == {"from before a file that they name (a recipe, a data set) was edited": 1}
+    mended = _read(tmp_path, *records, make("accuracy", seed=0, miou=42.0))
+    assert {row.fields["head"]: row for row in _rows(mended)}["linear"].values["miou"] == Stat(42.0, None, 1)
