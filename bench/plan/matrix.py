@@ -98,7 +98,7 @@ class Matrix:
             raise UserError(
                 f"data set {dataset} has labels for {', '.join(sorted(tasks))}, which no head asked for does"
             )
-        return Matrix(self.name, self.question, tuple(kept))
+        return Matrix(self.name, self.question, tuple(kept), self.named | {"dataset"})
 
     def cells(self, environment: Environment) -> Iterator[tuple[Cell, tuple[str, ...]]]:
         """Every cell with the measures to take on it, no choice left open; a cell may come several times."""
