@@ -137,6 +137,7 @@ def run(
     from bench.display import Display
     from bench.launchers.contract import Settings
     from bench.plan.measure import Precision
+    from bench.store import images
 
     with store.writing() as writer:  # mends a torn store before it is read, and finds an unwritable folder at once
         for note in writer.repaired:
@@ -152,7 +153,7 @@ def run(
     if any(planned.job.measure.exclusive for planned in plan.todo) and (cores := busy()) is not None and cores > 0.5:
         _say(f"other processes keep {cores:.1f} of {environment.cores} cores busy: what is timed now will be too slow")
     precision = Precision(target, budget, "refuse" if alone else "allow" if allow_company else "avoid")
-    settings = Settings(cache_folder(), folder / "pictures", timeout, group, precision)
+    settings = Settings(cache_folder(), folder / "pictures", timeout, group, precision, images=folder / images.FOLDER)
     with Display(plan, out, folder) as display:
         summary = running.run(plan, store, settings, launcher=launcher, show=display.show, say=_say, look=display.look)
     _after(folder, summary, measured=todo > 0, strict=strict)

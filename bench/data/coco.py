@@ -73,7 +73,7 @@ class _Index:
 
     classes: names in the order of category ids. names: of the picture files. sizes: (N, 2) H, W.
     first: (N + 1,) image i has the objects first[i] to first[i + 1]. ids: (A,) of the annotations.
-    boxes: (A, 4) xyxy. labels, ignore: (A,).
+    boxes: (A, 4) xyxy. labels, ignore: (A,). areas: (A,) as stated, or else of the mask, or else of the box.
     shapes, starts: the JSON of each object's mask, object i from starts[i] to starts[i + 1]; None where not asked for.
     """
 
@@ -85,6 +85,7 @@ class _Index:
     boxes: NDArray[np.float32]
     labels: NDArray[np.int64]
     ignore: NDArray[np.bool_]
+    areas: NDArray[np.float32]
     shapes: NDArray[np.uint8] | None = None
     starts: NDArray[np.int64] | None = None
 
@@ -161,6 +162,7 @@ class Coco(Dataset):
             labels=known.labels[objects].copy(),
             ignore=known.ignore[objects].copy(),
             masks=None if known.shapes is None else self._masks(range(objects.start, objects.stop), (height, width)),
+            areas=known.areas[objects].copy(),
         )
 
     def _masks(self, objects: range, size: Size) -> NDArray[np.bool_]:
@@ -235,7 +237,7 @@ def _index(path: Path, cache: Path, *, masks: bool) -> _Index:
     """The index of one JSON; kept in the folder ``cache`` until the file changes."""
     status = path.stat()
     # The number goes up when what is kept comes to mean something else.
-    origin = f"1\0{path.resolve()}\0{status.st_size}\0{status.st_mtime_ns}\0{masks}"
+    origin = f"2\0{path.resolve()}\0{status.st_size}\0{status.st_mtime_ns}\0{masks}"
     kept = cache / f"coco-{sha256(origin.encode()).hexdigest()[:24]}.npz"
     with suppress(OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         return _kept(kept, masks=masks)
@@ -310,7 +312,7 @@ def _parsed(path: Path, *, masks: bool) -> _Index:
     if not rows:
         message = f"{path}: not one of the {len(images)} images has an object"
         raise DataError(message)
-    ids, boxes, numbers, ignore, shapes = zip(*rows, strict=True)
+    ids, boxes, numbers, ignore, areas, shapes = zip(*rows, strict=True)
     counts = [len(annotations) for annotations in objects.values()]
     return _Index(
         classes=classes,
@@ -321,6 +323,7 @@ def _parsed(path: Path, *, masks: bool) -> _Index:
         boxes=np.array(boxes, np.float32).reshape(-1, 4),
         labels=np.array(numbers, np.int64),
         ignore=np.array(ignore, np.bool_),
+        areas=np.array(areas, np.float32),
         shapes=np.frombuffer(b"".join(shapes), np.uint8) if masks else None,
         starts=np.cumsum([0, *map(len, shapes)], dtype=np.int64) if masks else None,
     )
@@ -357,8 +360,8 @@ def _categories(path: Path, categories: list[_Json]) -> tuple[dict[int, int], tu
 
 def _row(
     path: Path, annotation: _Json, size: Size, labels: dict[int, int], *, masks: bool
-) -> tuple[int, tuple[float, float, float, float], int, bool, bytes]:
-    """Id, xyxy, label, ignore, and the JSON of the mask of one annotation in a picture of ``size`` (H, W)."""
+) -> tuple[int, tuple[float, float, float, float], int, bool, float, bytes]:
+    """Id, xyxy, label, ignore, area, and the JSON of the mask of one annotation in a picture of ``size`` (H, W)."""
     try:
         left, top, wide, high = (float(value) for value in annotation["bbox"])
         number, label, crowd = int(annotation["id"]), labels[int(annotation["category_id"])], annotation.get("iscrowd")
@@ -378,7 +381,20 @@ def _row(
     y1, y2 = (min(max(y, 0.0), height) for y in (top, bottom))
     ignore = bool(crowd) or x2 == x1 or y2 == y1
     shape = _shape(path, annotation, ignore=ignore) if masks else b""
-    return number, (x1, y1, x2, y2), label, ignore, shape
+    return number, (x1, y1, x2, y2), label, ignore, _area(annotation, size, (x2 - x1) * (y2 - y1)), shape
+
+
+def _area(annotation: _Json, size: Size, of_box: float) -> float:
+    """The area that an annotation states; where it states none, that of its mask, or else of its box."""
+    stated = annotation.get("area")
+    if isinstance(stated, int | float) and isfinite(stated):
+        return float(stated)
+    shape = annotation.get("segmentation")
+    drawn = 0.0
+    if shape:
+        with suppress(ValueError, TypeError, KeyError):
+            drawn = float(rle.area(_run_lengths(shape, size)))
+    return drawn or of_box
 
 
 def _shape(path: Path, annotation: _Json, *, ignore: bool) -> bytes:

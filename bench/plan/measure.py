@@ -45,6 +45,9 @@ Value = float | int | str | None | dict[str, float | None]
 
 COMPANY = "company"
 """Key of a value beside the columns: why the figures were taken in company (a sentence). Nothing is claimed of them."""
+IMAGES, IMAGES_LOST = "images", "images_lost"
+"""Keys of values beside the columns: the digest of the file with what is kept of every image (`bench.store.images`), or
+why it could not be written."""
 CANNOT, CROSSED = "cannot", "crossed"
 """Keys of an unsupported cell's values: the axes (comma-separated) that do not go with its backbone ("task": that its
 data set has no labels for), and the matrix that crossed them where nobody asked for just that."""
@@ -147,6 +150,7 @@ class Context:
     threads: CPU threads that this process was given.
     case: the cell and the things that it names.
     pictures: folder for pictures of predictions.
+    images: folder for what is kept of every image; None: nothing is.
     turns: waits for this process's next turn; leaving the loop ends the last one.
     precision: when enough has been seen.
     """
@@ -155,6 +159,7 @@ class Context:
     threads: int
     case: Case
     pictures: Path | None = None
+    images: Path | None = None
     turns: Callable[[], Iterator[Turn]] = unshared
     precision: Precision = field(default_factory=Precision)
 

@@ -337,6 +337,11 @@ def _noise(table: Table) -> str:
     found = []
     for recipe, noise in table.noise.items():
         where = f" under recipe {recipe}" if len(table.noise) > 1 else ""
+        paired = table.paired[recipe]
+        if sentence := paired.sentence(f"Ranks by {top[1].title}{where}", noise):
+            found.append(sentence)
+        if sentence and paired.paired == paired.parts:
+            continue
         if noise is None:
             found.append(
                 f"Seed noise of {top[1].title}{where} is unknown (no row has two seeds): neighbours in rank may differ "
