@@ -56,6 +56,10 @@ CATALOGUE = {
                 "title": "mIoU small",
                 "better": "higher",
                 "task": "segmentation",
+                "note": "mIoU small, medium and large: of the connected components of each class that take up less "
+                "than 0.33 %, less than 3 %, and more of the picture. A hit or a miss counts in the size of the component "
+                "of the truth that it lies on, a false alarm in that of the component of the prediction. The background "
+                "is left out, and so is a class that has no truth of a size.",
             },
             {
                 "name": "miou_medium",
@@ -77,6 +81,8 @@ CATALOGUE = {
                 "title": "boundary mIoU",
                 "better": "higher",
                 "task": "segmentation",
+                "note": "Boundary mIoU (Cheng et al. 2021): of the pixels of each mask that are within 2 % of the "
+                "picture's diagonal of its contour (fine boundary mIoU, in the CSV: 0.5 %).",
             },
             {
                 "name": "fine_boundary_miou",
@@ -90,10 +96,26 @@ CATALOGUE = {
             {"name": "ap", "unit": "%", "title": "AP", "better": "higher", "task": "detection", "headline": True},
             {"name": "ap50", "unit": "%", "title": "AP50", "better": "higher", "task": "detection"},
             {"name": "ap75", "unit": "%", "title": "AP75", "better": "higher", "task": "detection"},
-            {"name": "ap_small", "unit": "%", "title": "AP small", "better": "higher", "task": "detection"},
+            {
+                "name": "ap_small",
+                "unit": "%",
+                "title": "AP small",
+                "better": "higher",
+                "task": "detection",
+                "note": "AP small, medium and large: of objects whose box (for masks: whose mask) takes up less than "
+                "0.33 %, less than 3 %, and more of the picture, which is what COCO's areas are in one of 640x480.",
+            },
             {"name": "ap_medium", "unit": "%", "title": "AP medium", "better": "higher", "task": "detection"},
             {"name": "ap_large", "unit": "%", "title": "AP large", "better": "higher", "task": "detection"},
-            {"name": "coco_ap_small", "unit": "%", "title": "COCO AP small", "better": "higher", "task": "detection"},
+            {
+                "name": "coco_ap_small",
+                "unit": "%",
+                "title": "COCO AP small",
+                "better": "higher",
+                "task": "detection",
+                "note": "COCO AP small, medium and large: by the area that the annotations state (of the mask, where "
+                "there is one), under 32², under 96² pixels, and above, as COCO's own evaluation has it.",
+            },
             {"name": "coco_ap_medium", "unit": "%", "title": "COCO AP medium", "better": "higher", "task": "detection"},
             {"name": "coco_ap_large", "unit": "%", "title": "COCO AP large", "better": "higher", "task": "detection"},
             {"name": "ar_1", "unit": "%", "title": "AR 1", "better": "higher", "task": "detection", "table": False},

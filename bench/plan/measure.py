@@ -61,6 +61,7 @@ class Column:
 
     better: which way is better; None: neither. task: of the heads that it applies to; None: all. digits: decimals in
     tables. table: shown in tables (a dict of one number a class is not). headline: the one that ranks a task's rows.
+    note: what there is to know of it, and of the columns like it, for the notes below tables.
     """
 
     name: str
@@ -71,6 +72,7 @@ class Column:
     digits: int = 1
     table: bool = True
     headline: bool = False
+    note: str = ""
 
 
 @dataclass(frozen=True)

@@ -141,4 +141,4 @@ def _kept(folder: Path, digest: str) -> Overlaps | Detections | None:
     arrays = images.read(folder / images.FOLDER, digest)
     if arrays is None:
         return None
-    return (Overlaps if "counts" in arrays else Detections).from_arrays(arrays)
+    return (Detections if "score" in arrays else Overlaps).from_arrays(arrays)

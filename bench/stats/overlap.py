@@ -38,13 +38,13 @@ class Overlaps:
     """Pixel counts of N images and K classes.
 
     images: (N,) uint64, a fingerprint of each image's truth. classes: K names. background: index of the class that
-    means "nothing here", or None. counts: (N, V, K, 3) hits, false alarms and misses in each of `VIEWS`.
+    means "nothing here", or None. counts: one of `VIEWS` -> (N, K, 3) hits, false alarms and misses.
     """
 
     images: NDArray[np.uint64]
     classes: tuple[str, ...]
     background: int | None
-    counts: NDArray[np.int64]
+    counts: Mapping[str, NDArray[np.int64]]
 
     def arrays(self) -> dict[str, NDArray[Any]]:
         """For a file; see `from_arrays`."""
@@ -53,7 +53,7 @@ class Overlaps:
             "images": self.images,
             "classes": np.array(self.classes, np.str_),
             "background": np.array(background),
-            "counts": self.counts.astype(np.uint32),
+            **{view: counts.astype(np.uint32) for view, counts in self.counts.items()},
         }
 
     @classmethod
@@ -68,7 +68,7 @@ class Overlaps:
             arrays["images"],
             tuple(arrays["classes"].tolist()),
             None if background < 0 else background,
-            arrays["counts"].astype(np.int64),
+            {view: arrays[view].astype(np.int64) for view in VIEWS if view in arrays},
         )
 
     def figure(self, column: str, weights: Weights | None = None) -> NDArray[np.float64] | None:
@@ -82,9 +82,9 @@ class Overlaps:
         nan where a sample has nothing that it could be told from.
         """
         view, kept, by_truth = self._reading(column)
-        if view is None:
+        if view not in self.counts:
             return None
-        sums = weighted_sums(self.counts[:, VIEWS.index(view)][:, kept], weights)
+        sums = weighted_sums(self.counts[view][:, kept], weights)
         if column == "pixel_accuracy":
             sums = sums.sum(1, keepdims=True)
             whole = sums[..., HIT] + sums[..., MISSED]
@@ -95,7 +95,7 @@ class Overlaps:
         count = known.sum(1)
         return 100 * np.divide(shares.sum(1), count, out=np.full(len(sums), np.nan), where=count > 0)
 
-    def _reading(self, column: str) -> tuple[str | None, list[int], bool]:
+    def _reading(self, column: str) -> tuple[str, list[int], bool]:
         """View, classes, and whether a class without truth is left out: its false alarms count against no size."""
         every = list(range(len(self.classes)))
         foreground = [index for index in every if index != self.background]
@@ -108,4 +108,4 @@ class Overlaps:
             return column.removesuffix("_miou"), every, False
         if column in {f"miou_{size}" for size in SIZES}:
             return column.removeprefix("miou_"), foreground, True
-        return ("all", named[column], False) if column in named else (None, [], False)
+        return ("all", named[column], False) if column in named else ("", [], False)
