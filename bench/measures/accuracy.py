@@ -57,9 +57,9 @@ CATALOGUE = {
                 "better": "higher",
                 "task": "segmentation",
                 "note": "mIoU small, medium and large: of the connected components of each class that take up less "
-                "than 0.33 %, less than 3 %, and more of the picture. A hit or a miss counts in the size of the component "
-                "of the truth that it lies on, a false alarm in that of the component of the prediction. The background "
-                "is left out, and so is a class that has no truth of a size.",
+                "than 0.33 %, less than 3 %, and more of the picture. A hit or a miss counts in the size of the "
+                "component of the truth that it lies on, a false alarm in that of the component of the prediction. The "
+                "background is left out, and so is a class that has no truth of a size.",
             },
             {
                 "name": "miou_medium",

@@ -187,7 +187,7 @@ def test_false_alarms_of_a_size_that_no_object_has_lower_no_mean():
 
 
 def eroded(mask, times):
-    """As the paper's code: a frame of nothing one pixel wide, then 3x3 erosions, beyond the frame all counts as mask."""
+    """As the paper's code: a frame of nothing one pixel wide, then 3x3 erosions; beyond the frame all is mask."""
     framed = np.pad(mask, 1)
     for _ in range(times):
         wide = np.pad(framed, 1, constant_values=True)
