@@ -177,6 +177,7 @@ def run(
     from bench.display import Display
     from bench.launchers.contract import Settings
     from bench.plan.measure import Precision
+    from bench.store import images
 
     with store.writing() as writer:  # mends a torn store before it is read, and finds an unwritable folder at once
         for note in writer.repaired:
@@ -195,7 +196,7 @@ def run(
     for dataset_, note in plan.notes.items():
         _say(f"{dataset_}: {note}")
     precision = Precision(target, budget, "refuse" if alone else "allow" if allow_company else "avoid")
-    settings = Settings(cache_folder(), folder / "pictures", timeout, group, precision)
+    settings = Settings(cache_folder(), folder / "pictures", timeout, group, precision, images=folder / images.FOLDER)
     with Display(plan, shown, folder) as display:
         summary = running.run(
             plan,

@@ -6,7 +6,7 @@ import pytest
 from jaxtyping import install_import_hook
 
 # Shapes in signatures are checked while tests run, and only then: `pytest bench` must not time the checks.
-install_import_hook(["backbones", "heads", "bench.training.metrics", "bench.training.train"], "beartype.beartype")
+install_import_hook(["backbones", "heads", "bench.training.train"], "beartype.beartype")
 
 # Before torch is imported: the tests' tensors are tiny, and more threads only wait for one another.
 os.environ.setdefault("OMP_NUM_THREADS", "1")

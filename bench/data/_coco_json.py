@@ -39,7 +39,8 @@ class Index:
 
     classes: names in the order of category ids. names: of the picture files. sizes: (N, 2) H, W.
     first: (N + 1,) image i has the objects first[i] to first[i + 1]. ids: (A,) of the annotations.
-    boxes: (A, 4) xyxy. labels, ignore: (A,). faulty, faults: (F,) number of an image that cannot be used, and why.
+    boxes: (A, 4) xyxy. labels, ignore: (A,). areas: (A,) as stated, or else of the mask, or else of the box.
+    faulty, faults: (F,) number of an image that cannot be used, and why.
     shapes, starts: the JSON of each object's mask, object i from starts[i] to starts[i + 1]; None where not asked for.
     """
 
@@ -51,6 +52,7 @@ class Index:
     boxes: NDArray[np.float32]
     labels: NDArray[np.int64]
     ignore: NDArray[np.bool_]
+    areas: NDArray[np.float32]
     faulty: NDArray[np.int64]
     faults: NDArray[np.str_]
     shapes: NDArray[np.uint8] | None = None
@@ -59,12 +61,13 @@ class Index:
 
 @dataclass(frozen=True)
 class _Object:
-    """One annotation: id, xyxy, label, ignore, and the JSON of its mask."""
+    """One annotation: id, xyxy, label, ignore, area, and the JSON of its mask."""
 
     number: str
     box: tuple[float, float, float, float]
     label: int
     ignore: bool
+    area: float
     shape: bytes
 
 
@@ -75,7 +78,7 @@ class _Fault(Exception):
 def index_of(path: Path, cache: Path, *, masks: bool) -> Index:
     """The index of one JSON; kept in the folder ``cache`` until the file changes."""
     # The number goes up when what is kept comes to mean something else.
-    kept = cache / f"coco-{origin(path, 2, masks)}.npz"
+    kept = cache / f"coco-{origin(path, 3, masks)}.npz"
     with suppress(*UNREADABLE):
         return _kept(kept, masks=masks)
     made = parsed(path, masks=masks)
@@ -184,6 +187,7 @@ def parsed(path: Path, *, masks: bool) -> Index:
         boxes=np.array([one.box for one in objects], np.float32).reshape(-1, 4),
         labels=np.array([one.label for one in objects], np.int64),
         ignore=np.array([one.ignore for one in objects], np.bool_),
+        areas=np.array([one.area for one in objects], np.float32),
         faulty=np.array(list(faults), np.int64),
         faults=np.array(list(faults.values()), np.str_),
         shapes=np.frombuffer(b"".join(one.shape for one in objects), np.uint8) if masks else None,
@@ -286,7 +290,20 @@ def _object(annotation: _Json, size: Size, labels: dict[str, int], *, masks: boo
     if masks and not shape and not ignore:
         raise _Fault(f"annotation {number} has no mask (a polygon, or run lengths), only a box")
     text = json.dumps(shape or None, separators=(",", ":")).encode() if masks else b""
-    return _Object(number, (x1, y1, x2, y2), label, ignore, text)
+    area = _area(annotation, shape, size, (x2 - x1) * (y2 - y1))
+    return _Object(number, (x1, y1, x2, y2), label, ignore, area, text)
+
+
+def _area(annotation: _Json, shape: Any, size: Size, of_box: float) -> float:
+    """The area that an annotation states; where it states none, that of its mask, or else of its box."""
+    stated = annotation.get("area")
+    if isinstance(stated, int | float) and isfinite(stated):
+        return float(stated)
+    drawn = 0.0
+    if shape:
+        with suppress(*_shapes.ODD):
+            drawn = _shapes.area_of(shape, size)
+    return drawn or of_box
 
 
 def short(value: _Json) -> str:

@@ -58,6 +58,15 @@ def checked(shape: Any, size: Size) -> None:
         drawn(shape, size)
 
 
+def area_of(shape: Any, size: Size) -> float:
+    """Pixels of a shape in a picture of ``size`` (H, W).
+
+    Raises:
+        one of `ODD`: see `run_lengths`.
+    """
+    return float(rle.area(run_lengths(shape, size)))
+
+
 def box_of(shape: Any, size: Size) -> tuple[float, float, float, float]:
     """x, y, width and height of the box around a shape.
 

@@ -206,6 +206,7 @@ class Coco(Pictures):
             boxes=known.boxes[objects].copy(),
             labels=known.labels[objects].copy(),
             ignore=known.ignore[objects].copy(),
+            areas=known.areas[objects].copy(),
         )
 
     def _objects(self, index: int) -> range:

@@ -19,6 +19,7 @@ This page is the whole contract; a data set is one file beside it with
 No file here imports torch.
 """
 
+import hashlib
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,6 +43,8 @@ class Truth:
     ignore: (M,) bool; objects that are neither to be found nor to be punished (VOC `difficult`, COCO crowd).
     masks: (M, H, W) bool, the visible pixels of each object; None where none were asked for. A mask may be empty: below
         ground-truth resolution an object can be too small to hold the centre of a pixel.
+    areas: (M,) float32, the areas that the labels themselves state, in pixels at ground-truth resolution (COCO's
+        ``area``); None where they state none, or at another size.
     """
 
     size: tuple[int, int]
@@ -50,6 +53,14 @@ class Truth:
     labels: NDArray[np.int64]
     ignore: NDArray[np.bool_]
     masks: NDArray[np.bool_] | None = None
+    areas: NDArray[np.float32] | None = None
+
+    def fingerprint(self) -> int:
+        """64 bits that tell truths apart, so that models are compared image by image only on the same ones."""
+        digest = hashlib.blake2b(repr(self.size).encode(), digest_size=8)
+        for part in (self.boxes, self.labels, self.ignore) if self.mask is None else (self.mask,):
+            digest.update(np.ascontiguousarray(part).tobytes())
+        return int.from_bytes(digest.digest())
 
 
 @dataclass(frozen=True)

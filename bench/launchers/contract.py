@@ -53,7 +53,8 @@ class Settings:
 
     cache, pictures: folders. timeout_s: of one job. group: most cells that are interleaved with each other; their
     records are written together. precision: when an interleaved measure has enough. anchors: (measure, device) -> the
-    job that takes part in every group of them; the first job of each where there is none.
+    job that takes part in every group of them; the first job of each where there is none. images: folder for what is
+    kept of every image; None: nothing is.
     """
 
     cache: Path
@@ -62,6 +63,7 @@ class Settings:
     group: int = 16
     precision: Precision = field(default_factory=Precision)
     anchors: Mapping[tuple[str, str], Job] = field(default_factory=dict)
+    images: Path | None = None
 
 
 def anchor_digest(key: str) -> str:

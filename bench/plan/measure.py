@@ -46,6 +46,9 @@ Value = float | int | str | None | dict[str, float | None]
 
 COMPANY = "company"
 """Key of a value beside the columns: why the figures were taken in company (a sentence). Nothing is claimed of them."""
+IMAGES, IMAGES_LOST = "images", "images_lost"
+"""Keys of values beside the columns: the digest of the file with what is kept of every image (`bench.store.images`), or
+why it could not be written."""
 CANNOT, CROSSED = "cannot", "crossed"
 """Keys of an unsupported cell's values: the axes (comma-separated) that do not go with its backbone ("task": that its
 data set has no labels for), and the matrix that crossed them where nobody asked for just that."""
@@ -59,6 +62,7 @@ class Column:
 
     better: which way is better; None: neither. task: of the heads that it applies to; None: all. digits: decimals in
     tables. table: shown in tables (a dict of one number a class is not). headline: the one that ranks a task's rows.
+    note: what there is to know of it, and of the columns like it, for the notes below tables.
     """
 
     name: str
@@ -69,6 +73,7 @@ class Column:
     digits: int = 1
     table: bool = True
     headline: bool = False
+    note: str = ""
 
 
 @dataclass(frozen=True)
@@ -158,6 +163,7 @@ class Context:
     threads: CPU threads that this process was given.
     case: the cell and the things that it names.
     pictures: folder for pictures of predictions.
+    images: folder for what is kept of every image; None: nothing is.
     turns: waits for this process's next turn; leaving the loop ends the last one.
     precision: when enough has been seen.
     """
@@ -166,6 +172,7 @@ class Context:
     threads: int
     case: Case
     pictures: Path | None = None
+    images: Path | None = None
     turns: Callable[[], Iterator[Turn]] = unshared
     precision: Precision = field(default_factory=Precision)
 

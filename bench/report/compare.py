@@ -3,8 +3,9 @@
 A row is Pareto-optimal when no other row of its group costs at most as much and is at least as good, and better in one
 of the two. A group is one environment, task, data set and recipe, and one value of every other field that makes two
 costs incomparable (`_CONTEXT`). A row off the front is *near* it when every row that beats it does so by less, in cost
-or in value, than may be claimed: it may belong there. Claims about values follow seed noise (`ranking.Noise`), those
-about interleaved costs the noise floor of their session (`bench.report.claims`); any other cost is taken as exact.
+or in value, than may be claimed: it may belong there. Claims about values follow the images and seed noise
+(`bench.report.evidence`), those about interleaved costs the noise floor of their session (`bench.report.claims`); any
+other cost is taken as exact.
 
 Costs are ranked, cheapest first: going down, a row joins the tie group of that group's cheapest while nothing may be
 claimed between the two. A figure that was taken in company has no rank, is on no front and keeps nothing off it.
@@ -22,6 +23,7 @@ from bench.errors import UserError, unknown
 from bench.plan.cell import FIELDS
 from bench.plan.measure import Column, Measure
 from bench.report.claims import claim
+from bench.report.evidence import Paired, apart, pairing
 from bench.report.naming import Naming, naming
 from bench.report.rows import Part, Row, Table, columns, folders, headline, noise, order, rank, read
 from bench.report.tables import COMPANY_NOTE, MARGIN, SPREAD, error_bar, label, number
@@ -80,6 +82,7 @@ class Section:
     points: tuple[Point, ...]
     lacking: tuple[Lack, ...]
     noise: Mapping[str, Noise | None]
+    paired: Mapping[str, Paired]
     floors: tuple[float, ...] = ()
     """Noise floors of the sessions that the costs come from, in percent; none where a cost is no interleaved one."""
 
@@ -102,6 +105,7 @@ class Comparison:
                 "cost": section.cost.name,
                 "value": section.value.name,
                 "noise_floor_pct": max(section.floors, default=None),
+                "paired": {recipe: asdict(paired) for recipe, paired in section.paired.items()},
                 "rows": [
                     {
                         "fields": dict(point.fields),
@@ -230,12 +234,15 @@ def _section(
             lacking[parts] = Lack(fields, _why(row, {cost_name: cost_measure, value_name: value_measure}))
     points: list[Point] = []
     noises: dict[str, Noise | None] = {}
+    paired: dict[str, Paired] = {}
     for context, group in sorted(groups.items()):
         recipe = context[0]
         if recipe not in noises:
-            of_recipe = (row.parts[value_measure.name] for row in table.rows if value_measure.name in row.parts)
-            noises[recipe] = noise((part for part in of_recipe if part.fields.get("recipe", "") == recipe), value_name)
-        points += _points(group, cost, value, noises[recipe])
+            of_measure = (row.parts[value_measure.name] for row in table.rows if value_measure.name in row.parts)
+            of_recipe = [part for part in of_measure if part.fields.get("recipe", "") == recipe]
+            noises[recipe] = noise(of_recipe, value_name)
+            paired[recipe] = pairing((part for part in of_recipe if value_name in part.values), value_name)
+        points += _points(group, cost, value, noises[recipe], paired[recipe])
     return Section(
         machine=table.machine,
         environment=table.environment.comparable,
@@ -247,6 +254,7 @@ def _section(
         points=tuple(points),
         lacking=tuple(lacking.values()),
         noise=noises,
+        paired=paired,
         floors=_floors(
             cost_measure if _series(cost_measure, cost_name) else None,
             [parts[0] for group in groups.values() for parts in group],
@@ -259,6 +267,7 @@ def _points(
     cost: tuple[str, Measure, Column],
     value: tuple[str, Measure, Column],
     spread: Noise | None,
+    paired: Paired,
 ) -> list[Point]:
     (cost_name, cost_measure, cost_column), (value_name, value_measure, value_column) = cost, value
     cheaper, better = 1 if cost_column.better == "lower" else -1, 1 if value_column.better == "higher" else -1
@@ -269,11 +278,12 @@ def _points(
     ordered = sorted(group, key=lambda parts: (coordinates(parts)[0], -coordinates(parts)[1], order(group[parts])))
     stats = {part: part.values[value_name] for _, part in ordered}
     timed_value = bool(_series(value_measure, value_name))
+    differ = apart(value_name, spread)
     if timed_value:
         best_first = sorted(ordered, key=lambda parts: -coordinates(parts)[1])
         ranks = _claimed_ranks([parts[1] for parts in best_first], value_measure, value_name)
     else:
-        ranks = rank({part: stat for part, stat in stats.items() if not stat.company}, value_column, spread)
+        ranks = rank({part: stat for part, stat in stats.items() if not stat.company}, value_column, differ)
     quiet = [parts for parts in ordered if not parts[0].values[cost_name].company and not stats[parts[1]].company]
     front = {parts for parts, best in zip(quiet, pareto([coordinates(parts) for parts in quiet]), strict=True) if best}
     costs = _claimed_ranks([parts[0] for parts in ordered], cost_measure, cost_name)
@@ -285,14 +295,13 @@ def _points(
             return False
         if timed_value:
             return worth > other_worth and _differ(value_measure, value_name, one[1], other[1])
-        noise = 0.0 if spread is None else spread.difference(stats[one[1]].n, stats[other[1]].n)
-        return worth - other_worth > noise
+        return worth > other_worth and differ(one[1], other[1])
 
     points = []
     for parts in ordered:
         optimal = parts in front
-        known = spread is not None or timed_value or bool(_series(cost_measure, cost_name))
-        near = not optimal and known and parts in quiet and not any(beats(other, parts) for other in quiet)
+        known = spread is not None or paired.paired or timed_value or bool(_series(cost_measure, cost_name))
+        near = not optimal and bool(known) and parts in quiet and not any(beats(other, parts) for other in quiet)
         stat = stats[parts[1]]
         series = cost_measure.interleaved.removesuffix("_ms")
         margin = parts[0].values.get(cost_measure.margin)
@@ -459,15 +468,22 @@ def _legend(section: Section) -> str:
             "cost ± half of its 95 % confidence interval; equal cost ranks: no difference may be claimed "
             f"(noise floor of the sessions: {_range(section.floors)} %)"
         )
-    for recipe, spread in known.items():
+    images = False
+    for recipe, spread in section.noise.items():
         where = f" under recipe {recipe}" if recipe and len(section.noise) > 1 else ""
+        paired = section.paired[recipe]
+        if sentence := paired.sentence(f"{section.value.title}{where}", spread):
+            legend.append(sentence.removesuffix("."))
+            images = True
+        if spread is None or (sentence and paired.paired == paired.parts):
+            continue
         least = f"differences under {spread.difference(1, 1):.2f} of one seed each"
         legend.append(f"equal ranks: within seed noise{where} ({least})")
-    if known or section.floors:
+    if known or section.floors or images:
         legend.append("~ every row that beats it does so by less than may be claimed")
     if any(point.cost.company or point.value.company for point in section.points):
         legend.append(COMPANY_NOTE)
-    if not known:
+    if not known and not images:
         legend.append("seed noise is unknown: small differences may be chance")
     return "\n".join(legend)
 

@@ -336,6 +336,8 @@ def _notes(task: str, tables: Sequence[Table], left_out: Mapping[str, int]) -> s
             "no benchmark accuracy."
         )
     lines += [f"{name}, version {measures()[name].version}: {_text(measures()[name].doc)}" for name in sorted(present)]
+    names = {name for table in tables for row in table.rows for name in row.values}
+    lines += [_text(column.note) for _, column in columns(task) if column.note and column.name in names]
     if any("mfu_pct" in row.values for table in tables for row in table.rows):
         lines.append(f"MFU, traffic and launches: {_text(DERIVED.doc)}")
     if any(part.company for table in tables for row in table.rows for part in row.parts.values()):
@@ -353,6 +355,11 @@ def _noise(table: Table) -> str:
     found = []
     for recipe, noise in table.noise.items():
         where = f" under recipe {recipe}" if len(table.noise) > 1 else ""
+        paired = table.paired[recipe]
+        if sentence := paired.sentence(f"Ranks by {top[1].title}{where}", noise):
+            found.append(sentence)
+        if sentence and paired.paired == paired.parts:
+            continue
         if noise is None:
             found.append(
                 f"Seed noise of {top[1].title}{where} is unknown (no row has two seeds): neighbours in rank may differ "

@@ -225,7 +225,7 @@ def test_run_measures_reports_and_resumes(densebench, tmp_path):
     assert "9 to make" in output, "two cells, four measures, and the limits of the machine"
     assert output.count("vit_pico/16") >= 2
     folder = tmp_path / "results" / "here"
-    kept = {"records.jsonl", "environments.jsonl", "pictures", "segmentation.png", "detection.png"}
+    kept = {"records.jsonl", "environments.jsonl", "images", "pictures", "segmentation.png", "detection.png"}
     assert "picture: results/here/detection.png, results/here/segmentation.png" in output
     tables = {f"{task}.{kind}" for task in ("segmentation", "detection") for kind in ("md", "csv")}
     assert {path.name for path in folder.iterdir() if path.name[0] != "."} == kept | tables
@@ -237,6 +237,9 @@ def test_run_measures_reports_and_resumes(densebench, tmp_path):
     assert len(frame) == 2
     assert frame["latency_ms"].notna().all()
     records = (folder / "records.jsonl").read_text()
+    named = {json.loads(line)["values"].get("images") for line in records.splitlines()} - {None}
+    assert {path.stem for path in (folder / "images").iterdir()} == named
+    assert len(named) == 2
     again = densebench(*words, "--patch", "16")
     assert "0 to make" in again
     rows = csv.DictReader(densebench(*words, "--patch", "16", "--csv").splitlines())  # and nothing else on stdout

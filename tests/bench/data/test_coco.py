@@ -76,6 +76,27 @@ def test_objects_are_where_the_rectangles_are(root: Path) -> None:
             )
 
 
+def test_areas_are_those_that_are_stated_or_else_of_the_mask_or_the_box(root: Path) -> None:
+    def change(content: dict[str, Any]) -> None:
+        stated, of_mask, broken, of_box = reversed(content["annotations"])  # in the order of the images
+        stated["area"] = 12.5
+        triangle = [10, 10, 20, 10, 10, 30]
+        of_mask["segmentation"], broken["segmentation"], of_box["segmentation"] = [triangle], [[1, 2, 3]], []
+        for annotation in (of_mask, broken, of_box):
+            del annotation["area"]
+
+    edit(root, change)
+    dataset = load(root)
+    areas = [truth.areas for truth in (dataset.truth(index) for index in range(4))]
+    boxes = [dataset.truth(index).boxes[0] for index in range(4)]
+    assert [area.tolist() for area in areas if area is not None] == [
+        [12.5],
+        [pytest.approx(100, abs=15)],
+        *([float((right - left) * (bottom - top))] for left, top, right, bottom in boxes[2:]),
+    ]
+    assert dataset.sample(0, (32, 32)).truth.areas is None, "at another size they are not known"
+
+
 def test_masks_come_only_when_asked_for(root: Path) -> None:
     assert load(root).truth(0).masks is None
     assert load(root).sample(0, (18, 24)).truth.masks is None

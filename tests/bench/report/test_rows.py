@@ -8,6 +8,7 @@ import pytest
 
 from bench.errors import UserError
 from bench.plan.measure import Column
+from bench.report.evidence import apart
 from bench.report.rows import Reading, Row, columns, folders, noise, rank, read
 from bench.stats.ranking import Noise, Stat
 from bench.store.record import Record
@@ -166,11 +167,11 @@ def test_ties_are_with_the_best_of_the_group(tmp_path: Path) -> None:
     stats = {part: part.values["miou"] for part in parts.values()}
     column = Column("miou", "%", "mIoU", "higher")
     # Least difference 2.23 · s · √2 = 1: b ties with a, c with b but not with a.
-    ranks = rank(stats, column, Noise(1 / (2.23 * 2**0.5), 10))
+    ranks = rank(stats, column, apart("miou", Noise(1 / (2.23 * 2**0.5), 10)))
     assert [str(ranks[parts[name]]) for name in "abcd"] == ["1=", "1=", "3", "4"]
-    unknown = rank(stats, column, None)
+    unknown = rank(stats, column, apart("miou", None))
     assert [str(unknown[parts[name]]) for name in "abcd"] == ["1", "2", "3", "4"]
-    lower = rank(stats, replace(column, better="lower"), None)
+    lower = rank(stats, replace(column, better="lower"), apart("miou", None))
     assert [str(lower[parts[name]]) for name in "abcd"] == ["4", "3", "2", "1"]
 
 
