@@ -33,14 +33,14 @@ if TYPE_CHECKING:
 class Paired:
     """Of the measurements that are ranked together: how many there are, and what is kept of them.
 
-    paired: have their images kept, the same as at least one other. pictures: number of images, the least and the most.
-    fewest: seeds of those of them that have the fewest.
+    paired: have their images kept, the same as at least one other. pictures, seeds: the least and the most that one of
+    these has.
     """
 
     parts: int
     paired: int
     pictures: tuple[int, int]
-    fewest: int
+    seeds: tuple[int, int]
 
     def sentence(self, title: str, noise: Noise | None) -> str:
         """What makes or breaks a tie; "" where no two of them are compared image by image."""
@@ -50,14 +50,16 @@ class Paired:
         which = "" if self.paired == self.parts else f" of the {self.paired} rows that have kept their images"
         count = f"{most}" if least == most else f"{least} to {most}"
         method = f"a paired bootstrap over the {count} images ({RESAMPLES} samples)"
-        if noise is None and self.fewest < SEEDS:
+        fewest, most = self.seeds
+        if noise is None and fewest < SEEDS:
             return (
                 f"{title}{which}: seed noise is unknown (no row has two seeds), and {method} alone is no ground to "
                 "claim a difference: they share a rank."
             )
-        seeds = f"their {self.fewest} seeds or more"
-        if self.fewest < SEEDS and noise is not None:
-            seeds = f"seed noise (sd {noise.sd:.2f}, {noise.freedom} degrees of freedom)"
+        seeds = f"their {fewest} seeds or more"
+        if fewest < SEEDS and noise is not None:
+            own = f"; between rows of {SEEDS} seeds or more, their own" if most >= SEEDS else ""
+            seeds = f"seed noise (sd {noise.sd:.2f}, {noise.freedom} degrees of freedom{own})"
         return (
             f"{title}{which}: rows share a rank when {method} and {seeds} cannot tell them apart from the best of "
             "their group (95 %)."
@@ -103,8 +105,8 @@ def pairing(parts: "Iterable[Part]", column: str) -> Paired:
     which = [pictures for pictures, _ in found]
     shared = [kept for kept in found if which.count(kept[0]) > 1]
     counts = [len(pictures) // 8 for pictures, _ in shared] or [0]
-    fewest = min((len(replicates.whole) for _, replicates in shared), default=0)
-    return Paired(len(distinct), len(shared), (min(counts), max(counts)), fewest)
+    seeds = [len(replicates.whole) for _, replicates in shared] or [0]
+    return Paired(len(distinct), len(shared), (min(counts), max(counts)), (min(seeds), max(seeds)))
 
 
 def _replicates(part: "Part", column: str) -> tuple[bytes, Replicates] | None:

@@ -1,6 +1,6 @@
 """Does a comparison of accuracies claim what is there, and nothing else? A model against itself under other seeds.
 
-``python -m tests.benchmarks.accuracy_noise > results/MACHINE/proof/accuracy_noise.md`` trains 96 small models, half an
+``python -m tests.benchmarks.accuracy_noise > results/MACHINE/proof/accuracy_noise.md`` trains 120 small models, half an
 hour and more on two cores. What is trained is kept (in the folder ``accuracy_noise`` of the cache, or the one that is named), and the
 same command goes on where it was cut off. Every comparison is made by `bench.report.evidence`, from records and what they
 have kept of their images, as the tables and `densebench compare` do it.
@@ -36,16 +36,27 @@ KNOWN = 4
 
 @dataclass(frozen=True)
 class Task:
-    """What is trained: a head, the column that ranks it, and (backbone, patch, seeds), the first against itself."""
+    """What is trained: a head, the column that ranks it, and (backbone, patch, size, seeds), the first against itself."""
 
     head: str
     column: str
-    models: tuple[tuple[str, int, int], ...]
+    models: tuple[tuple[str, int, int, int], ...]
 
 
 TASKS = (
-    Task("linear", "miou", (("vit_pico", 8, 24), ("deit_pico", 8, 12), ("vit_pico", 16, 12), ("hybrid_pico", 16, 12))),
-    Task("fcos_pico", "ap", (("hybrid_pico", 16, 24), ("hybrid_pico", 8, 12))),
+    Task(
+        "linear",
+        "miou",
+        (
+            ("vit_pico", 8, 64, 24),
+            ("deit_pico", 8, 64, 12),
+            ("vit_pico", 8, 72, 12),
+            ("vit_pico", 8, 80, 12),
+            ("vit_pico", 16, 64, 12),
+            ("hybrid_pico", 16, 64, 12),
+        ),
+    ),
+    Task("fcos_pico", "ap", (("hybrid_pico", 16, 64, 24), ("hybrid_pico", 8, 64, 12))),
 )
 
 
@@ -59,13 +70,13 @@ class Count:
     differences: tuple[float, ...]
 
 
-def trained(task: Task, backbone: str, patch: int, seeds: int, folder: Path) -> Part:
+def trained(task: Task, backbone: str, patch: int, size: int, seeds: int, folder: Path) -> Part:
     """All seeds of one model; those that are there are not trained again."""
     axes = {
         "backbone": [backbone],
         "patch": [str(patch)],
         "head": [task.head],
-        "resolution": ["64"],
+        "resolution": [str(size)],
         "recipe": ["short"],
         "seed": [str(seed) for seed in range(seeds)],
         "measure": ["accuracy"],
@@ -74,7 +85,7 @@ def trained(task: Task, backbone: str, patch: int, seeds: int, folder: Path) -> 
     plan = running.plan(matrix.load("default").override(axes), environment, store, Roots([]))
     settings = Settings(cache_folder(), folder / "pictures", 600.0, images=folder / FOLDER)
     done = running.run(plan, store, settings, launcher="local", show=lambda _: None, say=sys.stderr.write)
-    sys.stderr.write(f"{backbone}/{patch} {task.head}: {len(done.records)} seeds\n")
+    sys.stderr.write(f"{backbone}/{patch} {task.head} {size} px: {len(done.records)} seeds\n")
     if done.interrupted or done.missing or done.missing_numbers:
         sys.exit(f"not all was trained: {done.missing_numbers}")
     return Part("accuracy", {}, tuple(done.records.values()), folder)
@@ -144,10 +155,8 @@ def report(results: list[tuple[Task, list[Part]]]) -> str:
     lines = [
         "# What a comparison of accuracies claims",
         "",
-        "`python -m tests.benchmarks.accuracy_noise` on "
-        + describe().title()
-        + ". Trained on scenes at 64x64 by the recipe "
-        "`short`, a seed each.",
+        "`python -m tests.benchmarks.accuracy_noise` on " + describe().title() + ". Trained on scenes by the recipe "
+        "`short`, each with another seed; the truth is the same at every input size.",
         "",
         f"A comparison is a paired bootstrap ({RESAMPLES} samples of the validation images) that covers seeds, too: with "
         f"{SEEDS} seeds a side by drawing among them, with fewer by seed noise that is pooled over rows. Single seeds get "
@@ -172,7 +181,7 @@ def report(results: list[tuple[Task, list[Part]]]) -> str:
 
     def name(part: Part) -> str:
         fields = part.records[0].fields
-        return f"{fields['backbone']}/{fields['patch']} {fields['head']}"
+        return f"{fields['backbone']}/{fields['patch']} {fields['head']} {fields['height']} px"
 
     for task, parts in results:
         for seeds in (1, 3, SEEDS):
@@ -182,7 +191,8 @@ def report(results: list[tuple[Task, list[Part]]]) -> str:
         "",
         "## Two models that differ",
         "",
-        f"{TRUE} comparisons each, of seeds drawn anew from 12 (24 of the first): how often the difference is found.",
+        f"{TRUE} comparisons each, of seeds drawn anew from 12 (24 of the first): how often a difference is found. How large "
+        "it really is, the means below tell.",
         "",
         "| models | column | seeds a side | comparisons | found (%) | by seed noise alone (%) | mean difference |",
         "| --- | --- | ---: | ---: | ---: | ---: | ---: |",

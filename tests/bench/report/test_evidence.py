@@ -65,7 +65,7 @@ def test_ranks_follow_the_images_that_two_models_share(tmp_path: Path) -> None:
     found = table(folder, records(folder, TWO))
     assert ranks(found) == {"best": Rank(1, False), "close": Rank(2, False), "far": Rank(3, False)}
     (paired,) = found.paired.values()
-    assert (paired.parts, paired.paired, paired.pictures, paired.fewest) == (3, 3, (N, N), 2)
+    assert (paired.parts, paired.paired, paired.pictures, paired.seeds) == (3, 3, (N, N), (2, 2))
     text = texts(read(folder))["segmentation.md"]
     assert (
         "Ranks by mIoU: rows share a rank when a paired bootstrap over the 40 images (2000 samples) and seed " in text
@@ -138,6 +138,14 @@ def test_many_seeds_speak_for_themselves(tmp_path: Path) -> None:
     assert "and their 6 seeds or more cannot tell them apart" in texts(read(folder))["segmentation.md"]
 
 
+def test_few_seeds_beside_many_are_ranked_by_seed_noise_and_the_text_says_which(tmp_path: Path) -> None:
+    folder = tmp_path / "box"
+    found = table(folder, records(folder, {"best": [60, 61, 62, 63, 64, 65], "close": [40]}))
+    assert ranks(found) == {"best": Rank(1, False), "close": Rank(2, False)}
+    text = texts(read(folder))["segmentation.md"]
+    assert "seed noise (sd 0.19, 5 degrees of freedom; between rows of 6 seeds or more, their own)" in text
+
+
 def test_compare_claims_by_images_and_says_so(tmp_path: Path) -> None:
     """A row that costs more and is worse by less than may be claimed is near the front; otherwise it is off it."""
     folder = tmp_path / "box"
@@ -146,7 +154,7 @@ def test_compare_claims_by_images_and_says_so(tmp_path: Path) -> None:
     (section,) = found.sections
     standing = {point.fields["backbone"]: (str(point.rank), point.pareto, point.near) for point in section.points}
     assert standing == {"best": ("1", True, False), "close": ("2", False, False), "far": ("3", False, False)}
-    paired = {"parts": 3, "paired": 3, "pictures": (N, N), "fewest": 2}
+    paired = {"parts": 3, "paired": 3, "pictures": (N, N), "seeds": (2, 2)}
     assert found.as_json()[0]["paired"] == {"short": paired}
     from rich.console import Console
 
