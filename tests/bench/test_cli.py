@@ -15,6 +15,7 @@ import pytest
 import bench
 from bench import catalogue, cli
 from bench.errors import UserError
+from bench.plan import recipe
 from tests.bench.data.fixtures import truncate, write_camvid, write_yolo
 from tests.bench.records import environment, make, write
 
