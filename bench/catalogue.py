@@ -15,6 +15,7 @@ import importlib
 import importlib.metadata
 import importlib.util
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
@@ -165,6 +166,13 @@ def read(module: str, path: Path) -> list[Entry]:
         raise UserError(f"plug-in {path}, line {value.lineno}: CATALOGUE must be a dict of name -> dict")
     doc = (ast.get_docstring(tree) or "").partition("\n")[0]
     return [Entry(name, module, path, facts.get("doc", doc), facts) for name, facts in catalogue.items()]
+
+
+def first_sentence(text: str) -> str:
+    """A text up to the end of its first sentence, on one line; all of it where no sentence ends."""
+    # What looks like an end and is none: the points of "e.g." and of a file's name.
+    ends = r"(?<=[.?!])(?<!\b\w\.)\s+(?=[A-Z])"
+    return re.split(ends, " ".join(text.split()), maxsplit=1)[0]
 
 
 def _assigned(tree: ast.Module, name: str) -> ast.expr | None:

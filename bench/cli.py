@@ -1,4 +1,4 @@
-"""The command line: four verbs, and nothing imported before it is needed."""
+"""The command line: a function a verb, and nothing imported before it is needed."""
 
 import json
 import os
@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from bench.errors import UserError
+from bench.errors import UserError, printable
 
 app = typer.Typer(
     add_completion=False,
@@ -30,10 +30,33 @@ LEFT_OUT = 6
 
 Results = Annotated[Path, typer.Option(help="folder of results")]
 Json = Annotated[bool, typer.Option("--json", help="machine-readable output")]
+Wide = Annotated[bool, typer.Option("--wide", help="tables of every column, however wide")]
+Csv = Annotated[bool, typer.Option("--csv", help="rows of every column as CSV, instead of tables")]
 
 
 def _axis(what: str, *names: str) -> Any:
     return typer.Option(*names, help=f"{what}; comma-separated, or the option repeated", show_default=False)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        from bench.plan.environment import installed
+
+        if not (version := installed("densebench")):
+            raise UserError(
+                "densebench is not installed, so that its version is not known; run `pip install -e .` in its folder"
+            )
+        print(f"densebench {version}")
+        raise typer.Exit
+
+
+@app.callback()
+def _before(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="print the version and leave")
+    ] = False,
+) -> None:
+    pass
 
 
 @app.command()
@@ -84,11 +107,16 @@ def run(
     retry: Annotated[
         bool, typer.Option("--retry", help="measure again what could not be measured before, or only in company")
     ] = False,
-    strict: Annotated[bool, typer.Option("--strict", help="exit code 1 for what is unsupported, too")] = False,
+    skip_broken: Annotated[
+        bool, typer.Option("--skip-broken", help="leave broken files out of training, and say so in the record")
+    ] = False,
+    strict: Annotated[bool, typer.Option("--strict", help="exit code 1 for rows that are unsupported, too")] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="list the cells and what would run; measure nothing")
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="with --dry-run: machine-readable")] = False,
+    wide: Wide = False,
+    as_csv: Csv = False,
 ) -> None:
     """Run the benchmark matrix; what was measured before is not measured again."""
     from bench import run as running
@@ -101,6 +129,10 @@ def run(
         raise UserError("--json goes with --dry-run; the records themselves are JSON lines under results/")
     if alone and allow_company:
         raise UserError("--alone refuses company and --allow-company does not wait for it to leave: take one of them")
+    _one_of(json=as_json, csv=as_csv, wide=wide)
+    if dry_run and (as_csv or wide):
+        raise UserError(f"--{'csv' if as_csv else 'wide'} is of what was measured, and --dry-run measures nothing")
+    shown = err if as_csv else out  # rows alone, for a pipe
     axes = {
         "backbone": backbone,
         "head": head,
@@ -131,56 +163,88 @@ def run(
     folder = running.machine_folder(results, machine, environment)
     store = Store(folder)
     roots = Roots(data_root or [])
+    if data_root and dataset is None and question.embedded:
+        name, tasks = roots.recognised()
+        question = question.on(name, tasks)
+        _say(f"{' '.join(data_root)} is read as {name}, as --dataset names none")
     if dry_run:
-        _dry_run(running.plan(question, environment, store, roots, retry=retry, alone=alone), as_json=as_json)
+        with err.status("planning"):
+            planned = running.plan(
+                question, environment, store, roots, retry=retry, alone=alone, skip_broken=skip_broken
+            )
+        _dry_run(planned, as_json=as_json)
         return
     from bench.display import Display
     from bench.launchers.contract import Settings
     from bench.plan.measure import Precision
+    from bench.store import images
 
     with store.writing() as writer:  # mends a torn store before it is read, and finds an unwritable folder at once
         for note in writer.repaired:
             _say(note)
-    plan = running.plan(question, environment, store, roots, retry=retry, alone=alone)
+    with err.status("planning"):  # a look at all files takes a while
+        plan = running.plan(question, environment, store, roots, retry=retry, alone=alone, skip_broken=skip_broken)
     todo = len(plan.todo)
-    out.print(question.question.strip().replace("\n", " "), style="italic")
-    out.print(
+    shown.print(question.question.strip().replace("\n", " "), style="italic")
+    shown.print(
         f"{plan.cells} cells, {len(plan.planned)} measurements: {len(plan.planned) - todo} in {folder}, {todo} to make"
         + (f", {running.duration(running.seconds_left(plan, (), {}))}" if todo else ""),
         soft_wrap=True,
     )
     if any(planned.job.measure.exclusive for planned in plan.todo) and (cores := busy()) is not None and cores > 0.5:
         _say(f"other processes keep {cores:.1f} of {environment.cores} cores busy: what is timed now will be too slow")
+    for dataset_, note in plan.notes.items():
+        _say(f"{dataset_}: {note}")
     precision = Precision(target, budget, "refuse" if alone else "allow" if allow_company else "avoid")
-    settings = Settings(cache_folder(), folder / "pictures", timeout, group, precision)
-    with Display(plan, out, folder) as display:
-        summary = running.run(plan, store, settings, launcher=launcher, show=display.show, say=_say, look=display.look)
-    _after(folder, summary, measured=todo > 0, strict=strict)
+    settings = Settings(cache_folder(), folder / "pictures", timeout, group, precision, images=folder / images.FOLDER)
+    with Display(plan, shown, folder) as display:
+        summary = running.run(
+            plan,
+            store,
+            settings,
+            launcher=launcher,
+            show=display.show,
+            say=_say,
+            look=display.look,
+            files=display.files,
+        )
+    _after(folder, summary, measured=todo > 0, strict=strict, wide=wide, as_csv=as_csv)
 
 
 def _say(text: str) -> None:
     err.print(text, style="yellow", soft_wrap=True)
 
 
-def _after(folder: Path, summary: Any, *, measured: bool, strict: bool) -> None:
+def _one_of(**forms: bool) -> None:
+    """Refuse two forms of the same output."""
+    if len(asked := [f"--{name}" for name, wanted in forms.items() if wanted]) > 1:
+        raise UserError(f"{' and '.join(asked)} exclude each other; give one of them")
+
+
+def _after(folder: Path, summary: Any, *, measured: bool, strict: bool, wide: bool, as_csv: bool) -> None:
+    from bench.report import tables as made
     from bench.report.rows import read
-    from bench.report.tables import report, summary_table
 
     # This machine's folder alone: what lies wrong in another one is no business of this run.
-    done = report(folder)
-    for table in read(folder).tables:
-        out.print(summary_table(table))
+    done = made.report(folder)
+    reading = read(folder)
+    if as_csv:
+        print(made.as_csv(reading.tables) if reading.tables else "", end="")
+    else:
+        for table in reading.tables:
+            out.print(made.summary_table(table, wide=wide), soft_wrap=True)
+    shown = err if as_csv else out
     tables = [path for path in sorted(done.written + done.unchanged) if path.suffix == ".md"]
-    out.print(f"records: {folder / 'records.jsonl'}", soft_wrap=True)
+    shown.print(f"records: {folder / 'records.jsonl'}", soft_wrap=True)
     if tables:
-        out.print(f"tables:  {', '.join(map(str, tables))} (and .csv)", soft_wrap=True)
+        shown.print(f"tables:  {', '.join(map(str, tables))} (and .csv)", soft_wrap=True)
     if pictures := _pictures(folder, measured=measured):
-        out.print(f"picture: {', '.join(map(str, pictures))}", soft_wrap=True)
+        shown.print(f"picture: {', '.join(map(str, pictures))}", soft_wrap=True)
     for title, record in summary.missing_numbers.items():
         style = "yellow" if record.status == "unsupported" else "red"
         err.print(f"{record.status}: {title}: {record.reason}", style=style, soft_wrap=True)
     if summary.left_out:
-        _say(_left_out(summary.left_out))
+        _say(_left_out(summary.left_out, summary.why_left_out))
     if summary.company:
         _say(
             f"{summary.company} of {len(summary.records)} measurements were taken while other processes used the "
@@ -213,12 +277,13 @@ def _pictures(folder: Path, *, measured: bool) -> list[Path]:
         return []
 
 
-def _left_out(combinations: dict[str, int]) -> str:
+def _left_out(combinations: dict[str, int], why: str) -> str:
     """One line on what the matrix crossed and cannot be had."""
     shown = list(combinations)[:LEFT_OUT]
     more = f" and {len(combinations) - LEFT_OUT} more" if len(combinations) > LEFT_OUT else ""
     count = sum(combinations.values())
-    return f"left out, for the matrix alone crossed what cannot be had ({count} measurements): {', '.join(shown)}{more}"
+    what = f"{', '.join(shown)}{more}"
+    return f"left out, for the matrix alone crossed what cannot be had ({count} measurements): {what} ({why})"
 
 
 def _dry_run(plan: Any, *, as_json: bool) -> None:
@@ -251,10 +316,13 @@ def compare(
     machine: Annotated[str | None, typer.Option(help="only this machine's folder")] = None,
     results: Results = Path("results"),
     as_json: Json = False,
+    wide: Wide = False,
+    as_csv: Csv = False,
 ) -> None:
     """Compare cost with accuracy; the Pareto-optimal rows are marked."""
     from bench.report.compare import compare as comparison
 
+    _one_of(json=as_json, csv=as_csv, wide=wide)
     filters: dict[str, list[str]] = {}
     for text in where or []:
         axis, equals, values = text.partition("=")
@@ -266,8 +334,10 @@ def compare(
     )
     if as_json:
         print(json.dumps(found.as_json(), indent=1))
+    elif as_csv:
+        print(found.as_csv(), end="")
     else:
-        out.print(found.render())
+        out.print(found.render(wide=wide), soft_wrap=True)
 
 
 @app.command()
@@ -339,10 +409,70 @@ def verify(
         raise typer.Exit(1)
 
 
+@app.command()
+def doctor(
+    results: Results = Path("results"),
+    check: Annotated[
+        bool, typer.Option("--check/--no-check", help="measure one tiny cell of each task at last")
+    ] = True,
+    as_json: Json = False,
+) -> None:
+    """Say what densebench sees of this machine, and whether it works here."""
+    from bench.doctor import examine
+
+    found = []
+    for topic, findings in examine(results, check=check):
+        if not as_json:
+            out.print(topic, style="bold")
+        for finding in findings:
+            found.append((topic, finding))
+            if not as_json:
+                out.print(finding.render(out.width), soft_wrap=True)
+    problems = sum(finding.sign == "problem" for _, finding in found)
+    if as_json:
+        rows = [{"topic": topic, **finding.as_json()} for topic, finding in found]
+        print(json.dumps({"ok": not problems, "findings": rows}, indent=1))
+    elif problems:
+        out.print(f"{problems} problem{'s' if problems > 1 else ''}", style="bold red")
+    else:
+        out.print("no problem found", style="green")
+    if problems:
+        raise typer.Exit(1)
+
+
 def _names_of_published() -> str:
     from bench.report import published
 
     return ", ".join(row.model for row in published.load())
+
+
+@app.command()
+def data(
+    folder: Annotated[
+        Path, typer.Argument(help="folder of images with labels, as a tool, a course or a paper left it")
+    ],
+    dataset: Annotated[
+        str | None, typer.Option(help="read it as this data set; default: whichever fits", show_default=False)
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Look at a folder of images: its layout, what its labels hold, all broken files, and the run that fits."""
+    from bench import survey
+    from bench.plan.environment import cache_folder, describe
+
+    with err.status("looking at the folder") as status:
+
+        def tell(what: str, done: int, total: int) -> None:
+            status.update(f"looking at {what}, {done}/{total}")
+
+        found = survey.look(folder.expanduser(), cache_folder(), only=dataset, gpu=bool(describe().gpus), report=tell)
+    if as_json:
+        print(json.dumps(survey.as_json(found), indent=1))
+    else:
+        for part in survey.render(found):
+            out.print(part, soft_wrap=isinstance(part, Text))
+    if not found.ok:
+        raise typer.Exit(1)
 
 
 _KINDS = {"backbones": "backbones", "heads": "heads", "datasets": "data", "measures": "measures"}
@@ -350,7 +480,7 @@ _KINDS = {"backbones": "backbones", "heads": "heads", "datasets": "data", "measu
 
 @app.command(name="list")
 def list_(
-    kind: Annotated[str, typer.Argument(help="backbones, heads, datasets, measures or matrices")],
+    kind: Annotated[str, typer.Argument(help="backbones, heads, datasets, measures, matrices or recipes")],
     pattern: Annotated[str, typer.Argument(help="only names like this, e.g. 'timm:*dinov2*'")] = "*",
     as_json: Json = False,
 ) -> None:
@@ -359,11 +489,13 @@ def list_(
 
     from bench import catalogue
     from bench.errors import unknown
-    from bench.plan import matrix
+    from bench.plan import matrix, recipe
 
     spaces: dict[str, int] = {}
     if kind == "matrices":
         rows = [{"name": name, "doc": matrix.question(name)} for name in matrix.names()]
+    elif kind == "recipes":
+        rows = [{"name": name, "doc": recipe.doc(name)} for name in recipe.names()]
     elif kind in _KINDS:
         entries = dict(catalogue.entries(_KINDS[kind]))
         for space in catalogue.namespaces(_KINDS[kind]):
@@ -373,7 +505,7 @@ def list_(
                 entries |= found
         rows = [{"name": entry.name, **entry.facts, "doc": entry.doc} for entry in entries.values()]
     else:
-        raise unknown("kind", kind, [*_KINDS, "matrices"])
+        raise unknown("kind", kind, [*_KINDS, "matrices", "recipes"])
     rows = [row for row in rows if fnmatch(row["name"], pattern)]
     if as_json:
         print(json.dumps(rows, indent=1))
@@ -400,7 +532,7 @@ def main() -> None:
     try:
         app()
     except UserError as error:
-        err.print(f"densebench: {error}", style="red", soft_wrap=True, highlight=False)
+        err.print(f"densebench: {printable(str(error))}", style="red", soft_wrap=True, highlight=False)
         sys.exit(2)
     except KeyboardInterrupt:
         err.print("interrupted", style="yellow")

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Collection
 from pathlib import Path
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -14,9 +14,12 @@ from bench import run
 from bench.launchers.contract import Event, Finished, Job, Started
 from bench.launchers.contract import Progress as Step
 from bench.plan.measure import measures
-from bench.report.rows import Table, gather
+from bench.report.rows import gather
 from bench.report.tables import summary_table
 from bench.store.record import Record
+
+if TYPE_CHECKING:
+    from bench.report.terminal import TerminalTable
 
 REFRESH_HZ = 4
 LOOK_S = 5.0
@@ -36,7 +39,7 @@ class Display:
         self.plan = plan
         self.console = console
         self.folder = folder
-        self.tables: list[Table] = []
+        self.tables: list[TerminalTable] = []
         self.looked = 0.0
         self.total = len(plan.todo)
         self.finished: list[Finished] = []
@@ -65,7 +68,7 @@ class Display:
     def __rich__(self) -> Group:
         lines = [Text("  " + self._line(one), no_wrap=True, overflow="ellipsis") for one in self.running.values()]
         # Where the terminal is low, it is the table that is cut.
-        return Group(self.bar, *lines, *(summary_table(table) for table in self.tables))
+        return Group(self.bar, *lines, *self.tables)
 
     def _line(self, one: tuple[Job, str, int, int, float]) -> str:
         job, stage, done, total, since = one
@@ -81,6 +84,10 @@ class Display:
             for key, (_, stage, done, total, since) in self.running.items()
         }
         return f"{run.duration(run.seconds_left(self.plan, self.finished, running))} left"
+
+    def files(self, what: str, done: int, total: int) -> None:
+        """Take how far the look at a data set's files is."""
+        self.bar.update(self.task, description="measuring" if done == total else f"looking at {what}, {done}/{total}")
 
     def show(self, event: Event) -> None:
         """Take one event."""
@@ -99,7 +106,7 @@ class Display:
             self.bar.update(self.task, completed=len(self.finished), left=self.left())
 
     def look(self, records: Collection[Record]) -> None:
-        """Show what is known so far: in a terminal above the bar, now and then; else once, when all families are in."""
+        """Show what is known so far: in a terminal below the bar, now and then; else once, when all families are in."""
         if self.console.is_terminal and time.monotonic() - self.looked < LOOK_S:
             return
         if not self.console.is_terminal and (self.looked or len(self.finished) == self.total):
@@ -108,9 +115,9 @@ class Display:
         here = self.plan.environment
         # Earlier records may be of another state of the code.
         described = {record.environment: here for record in records}
-        self.tables = list(gather(self.folder, records, described).tables)
+        self.tables = [summary_table(table) for table in gather(self.folder, records, described).tables]
         if not self.console.is_terminal:
-            self.console.print(Text("so far:"), *(summary_table(table) for table in self.tables), sep="\n")
+            self.console.print(Text("so far:"), *self.tables, sep="\n")
 
     def _ended(self, event: Finished) -> None:
         if (event.status == "ok" and self.console.is_terminal) or self.plan.only_crossed(event):

@@ -18,3 +18,9 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> UserError:
     close = get_close_matches(name, names, n=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(close)}? " if close else ""
     return UserError(f"unknown {kind} '{name}': {hint}there is: {', '.join(names) or 'nothing'}")
+
+
+def printable(text: str) -> str:
+    """Text for a terminal: of what a file may be called, control characters and bytes that are no text as escapes."""
+    shown = "".join(letter if letter.isprintable() or letter == "\n" else repr(letter)[1:-1] for letter in text)
+    return shown.encode("utf-8", "backslashreplace").decode()

@@ -6,8 +6,10 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from pathlib import Path
+from typing import Any
 
 from bench import catalogue
+from bench.data.contract import Task
 from bench.launchers._order import first_look
 from bench.launchers.contract import Event, Finished, Job, Settings, anchor_digest
 from bench.plan import dataset, recipe, weights
@@ -56,6 +58,12 @@ class Plan:
     def _chosen(self) -> Mapping[str, frozenset[str]]:
         return {planned.job.key: planned.chosen for planned in self.planned}
 
+    @property
+    def notes(self) -> Mapping[str, str]:
+        """Data set -> what records say of it beyond its name, of those of which there is something to say."""
+        jobs = sorted((planned.job for planned in self.planned), key=lambda job: job.measure.trains)
+        return {job.cell.dataset: job.data for job in jobs if job.data}
+
 
 @dataclass(frozen=True)
 class Summary:
@@ -77,6 +85,11 @@ class Summary:
         return {title: one for title, one in self.missing_numbers.items() if one.status != "unsupported"}
 
     @property
+    def why_left_out(self) -> str:
+        """What one of the backbones or data sets said."""
+        return next((record.reason for record in self.records.values() if record.crossed), "")
+
+    @property
     def left_out(self) -> dict[str, int]:
         """What the matrix crossed and cannot be had ("vit_pico with patch 5") -> number of measurements."""
         return dict(Counter(_combination(record) for record in self.records.values() if record.crossed))
@@ -84,7 +97,7 @@ class Summary:
     @property
     def company(self) -> int:
         """How many figures were taken in company."""
-        return sum(bool(record.company) for record in self.records.values())
+        return sum(record.status == "ok" and bool(record.company) for record in self.records.values())
 
 
 def plan(
@@ -95,6 +108,7 @@ def plan(
     *,
     retry: bool = False,
     alone: bool = False,
+    skip_broken: bool = False,
 ) -> Plan:
     """What a matrix asks, less what the store answers.
 
@@ -104,7 +118,8 @@ def plan(
         store: the machine's records.
         roots: where data sets lie.
         retry: measure again what could not be measured before, or only in company.
-        alone: a figure that was taken in company is no answer.
+        alone: a figure that was taken in company is no answer; without it, one that was refused for company is none.
+        skip_broken: leave broken images out of training, which is another question than training with them.
 
     Raises:
         UserError: a data set cannot be found or is broken, or the store cannot be read.
@@ -120,23 +135,32 @@ def plan(
         called, stated = known_recipe(ask.cell.recipe, task)
         cell = replace(ask.cell, dataset=name, recipe=called)
         cells.add(cell)
-        refused = _checked(name, task, root)
-        if not refused and head.get("masks", False):
-            refused = dataset.no_masks(catalogue.dataset(name))
+        masks = bool(head.get("masks", False))
+        refused = _checked(name, task, root) or (dataset.no_masks(catalogue.dataset(name)) if masks else "")
+        note = "" if refused else _noted(name, task, root)
+        unstated = stated is None and called != ask.cell.recipe
+        untrained = f"recipe {ask.cell.recipe} states nothing for {task}" if unstated else ""
         for measure in _with_needed(ask.measures):
+            out = dataset.LeftOut()
+            if skip_broken and measure.trains and root is not None and not refused:
+                out = _left_out(name, task, root, masks)
+            data = _stated(name, note, out.note) if "dataset" in measure.fields else ""
             fields = cell.part(measure.fields)
-            key = question(measure.name, measure.version, fields, _inputs(cell, measure.fields, task, stated))
+            key = question(measure.name, measure.version, fields, _inputs(cell, measure.fields, task, stated, data))
             if (before := planned.get(key)) is not None:
                 planned[key] = replace(before, chosen=before.chosen | ask.chosen)
                 continue
             done = answers.get(key)
             if done is not None and (
-                done.status not in SETTLED or (retry and done.status != "ok") or ((retry or alone) and done.company)
+                done.status not in SETTLED
+                or (retry and done.status != "ok")
+                or (done.company and (retry or alone == (done.status == "ok")))
             ):
                 done = None
             # What is of the machine alone does not care for the cell that it came with.
-            why = refused if "dataset" in measure.fields else ""
-            planned[key] = Planned(Job(measure, cell, root, key, stated=stated), done, why, ask.chosen)
+            why = (refused if "dataset" in measure.fields else "") or (untrained if "recipe" in measure.fields else "")
+            job = Job(measure, cell, root, key, recipe=stated, data=data, without=out.pictures)
+            planned[key] = Planned(job, done, why, ask.chosen)
     vary = varying(cells)
     named = tuple(_asked(replace(one, job=replace(one.job, vary=vary))) for one in planned.values())
     return Plan(len(cells), named, environment, matrix.name)
@@ -150,9 +174,33 @@ def _asked(planned: Planned) -> Planned:
     return planned
 
 
+def verify(plan: Plan, report: Callable[[str, int, int], None] = lambda *_: None) -> None:
+    """Look at all files that a training of the plan will read, so that a broken one is found before the first hour.
+
+    ``report`` is told (what, done, total). Images that the plan leaves out of train are not asked for.
+
+    Raises:
+        UserError: some cannot be used; lists them.
+    """
+    asked = {
+        (job.cell.dataset, _head(job)["task"], job.root, bool(_head(job).get("masks", False)), bool(job.without))
+        for job in (planned.job for planned in plan.todo if not planned.refused)
+        if job.measure.trains and job.root is not None
+    }
+    for name, task, root, masks, skip in sorted(asked, key=str):
+        assert root is not None, "asked above"
+        files = dataset.examine(name, task=task, root=root, cache=cache_folder(), masks=masks, report=report)
+        dataset.refuse_broken(name, files, skip=skip)
+
+
 def varying(cells: Collection[Cell]) -> tuple[str, ...]:
     """The fields that tell cells apart beyond what a title names."""
-    return tuple(name for name in FIELDS if name not in IN_TITLE and len({getattr(cell, name) for cell in cells}) > 1)
+
+    def value(cell: Cell, name: str) -> object:
+        # One file states something else for each task, and goes by another digest.
+        return cell.recipe.partition("@")[0] if name == "recipe" else getattr(cell, name)
+
+    return tuple(name for name in FIELDS if name not in IN_TITLE and len({value(cell, name) for cell in cells}) > 1)
 
 
 def run(
@@ -164,16 +212,19 @@ def run(
     show: Callable[[Event], None],
     say: Callable[[str], None],
     look: Callable[[Collection[Record]], None] = lambda _: None,
+    files: Callable[[str, int, int], None] = lambda *_: None,
 ) -> Summary:
-    """Measure what the plan still wants; every result is on the disk before the next event.
+    """Measure what the plan still wants, after `verify`; every result is on the disk before the next event.
 
-    ``show`` sees every event, ``say`` a sentence for the user now and then, and ``look`` what is known: once the
-    cheapest model of every family has been measured (`bench.launchers._order`), then after every further result. An
+    ``show`` sees every event, ``say`` a sentence for the user now and then, ``files`` how far the look at files is, and
+    ``look`` what is known: once the cheapest model of every family has been measured (`bench.launchers._order`), then
+    after every further result. An
     interrupt ends the workers, keeps what was measured and returns a summary that says so.
 
     Raises:
-        UserError: the store cannot be written to, or another run holds it.
+        UserError: files of a data set are broken, the store cannot be written to, or another run holds it.
     """
+    verify(plan, files)
     interrupted = False
     with store.writing() as writer:
         for note in writer.repaired:
@@ -182,7 +233,9 @@ def run(
             writer.environment(as_json(plan.environment))
         ledger = _Ledger(plan, writer)
         try:
-            looking = False
+            looking = bool(ledger.latest)
+            if looking and plan.todo:
+                look(ledger.latest.values())
             for jobs in _phases(plan, ledger, show):
                 anchored = replace(settings, anchors=_anchors(jobs, _answers(store, plan.environment)))
                 with closing(catalogue.get("launchers", launcher).load().launch(jobs, anchored)) as events:
@@ -226,7 +279,7 @@ def _phases(plan: Plan, ledger: _Ledger, show: Callable[[Event], None]) -> Itera
             ledger.keep(event)
             show(event)
     jobs = [planned.job for planned in plan.todo if not planned.refused]
-    first = first_look(jobs)
+    first = [] if ledger.latest else first_look(jobs)
     taken = {job.key for job in first}
     yield from filter(None, (first, [job for job in jobs if job.key not in taken]))
 
@@ -281,13 +334,14 @@ def _anchors(jobs: Iterable[Job], answers: Mapping[str, Record]) -> dict[tuple[s
             same = record.fields.get("recipe", job.cell.recipe) == job.cell.recipe
             if same or record.fields["recipe"] in recipe.names():
                 cell, root = replace(job.cell, **record.fields), None if embedded else job.root
-                stated = job.stated if same else None
-                found[kind] = replace(job, cell=cell, key=record.key, root=root, stated=stated)
+                stated, data = job.recipe if same else None, "" if embedded else job.data
+                found[kind] = replace(job, cell=cell, key=record.key, root=root, recipe=stated, data=data)
                 break
     return found
 
 
 _CHECKED: dict[tuple[str, str, Path | None], str] = {}
+_NOTED: dict[tuple[str, str, Path | None], str] = {}
 
 
 def _combination(record: Record) -> str:
@@ -301,26 +355,56 @@ def _combination(record: Record) -> str:
     return f"{fields.get('backbone')} with {' and '.join(words.values())}"
 
 
-def _checked(name: str, task: str, root: Path | None) -> str:
+def _checked(name: str, task: Task, root: Path | None) -> str:
     key = (name, task, root)
     if key not in _CHECKED:
-        _CHECKED[key] = dataset.check(name, task, root)  # pyright: ignore[reportArgumentType] - a head's literal
+        _CHECKED[key] = dataset.check(name, task, root)
     return _CHECKED[key]
 
 
-def _inputs(cell: Cell, fields: Iterable[str], task: str, stated: recipe.Recipe | None) -> dict[str, str]:
+def _noted(name: str, task: Task, root: Path | None) -> str:
+    key = (name, task, root)
+    if key not in _NOTED:
+        _NOTED[key] = dataset.note(name, task, root)
+    return _NOTED[key]
+
+
+_LEFT_OUT: dict[tuple[str, str, Path, bool], dataset.LeftOut] = {}
+
+
+def _left_out(name: str, task: Task, root: Path, masks: bool) -> dataset.LeftOut:
+    key = (name, task, root, masks)
+    if key not in _LEFT_OUT:
+        files = dataset.examine(name, task=task, root=root, cache=cache_folder(), masks=masks)
+        dataset.refuse_broken(name, files, skip=True)
+        _LEFT_OUT[key] = dataset.left_out(root, files)
+    return _LEFT_OUT[key]
+
+
+def _head(job: Job) -> Mapping[str, Any]:
+    return catalogue.get("heads", job.cell.head).facts
+
+
+def _stated(name: str, *notes: str) -> str:
+    """What a record says of its data set beyond the name."""
+    version = catalogue.dataset(name).facts.get("version", 1)
+    # Version 1 goes without saying, so that the first data sets keep their records.
+    return "; ".join(note for note in (f"version {version}" if version != 1 else "", *notes) if note)
+
+
+def _inputs(cell: Cell, fields: Iterable[str], task: Task, stated: recipe.Recipe | None, data: str) -> dict[str, str]:
     """Digests and versions of what fields name, where the name alone does not say which it is."""
     inputs = {}
     if "recipe" in fields:
-        inputs["recipe"] = recipe.digest(cell.recipe, task) if stated is None else recipe.digest_of(stated)
+        known = cell.recipe in recipe.names()
+        inputs["recipe"] = recipe.digest(cell.recipe, task) if known else recipe.digest_of(stated) if stated else ""
     if "weights" in fields and cell.weights != weights.RANDOM:
         # None for published ones that no worker has fetched yet; the record that comes of it has the digest.
         found = weights.digest(catalogue.get("backbones", cell.backbone), cell.weights, cache_folder())
         if found is not None:
             inputs["weights"] = found
-    # Version 1 goes without saying, so that the first data sets keep their records.
-    if (version := catalogue.dataset(cell.dataset).facts.get("version", 1)) != 1:
-        inputs["dataset"] = f"version {version}"
+    if data:
+        inputs["dataset"] = data
     return inputs
 
 
@@ -340,12 +424,11 @@ def _storable(event: Finished, environment: Environment) -> Record:
 
 def _record(event: Finished, environment: Environment) -> Record:
     job = event.job
-    task = catalogue.get("heads", job.cell.head).facts["task"]
     return Record(
         measure=job.measure.name,
         version=job.measure.version,
         fields=job.cell.part(job.measure.fields),
-        inputs=_inputs(job.cell, job.measure.fields, task, job.stated),
+        inputs=_inputs(job.cell, job.measure.fields, _head(job)["task"], job.recipe, job.data),
         environment=environment.id,
         status=event.status,
         reason=event.reason,

@@ -1,4 +1,4 @@
-"""What the README shows is true."""
+"""What the README, the findings and the guide show is true."""
 
 import json
 import re
@@ -12,8 +12,12 @@ import torch
 from backbones.contract import Unsupported
 from bench import build, catalogue
 
-TEXT = (catalogue.ROOT / "README.md").read_text(encoding="utf-8")
-BLOCKS = re.findall(r"```(\w*)\n(.*?)```", TEXT, re.DOTALL)
+TEXTS = {
+    name: (catalogue.ROOT / name).read_text(encoding="utf-8")
+    for name in ("README.md", "results/README.md", "CONTRIBUTING.md")
+}
+TEXT = TEXTS["README.md"]
+BLOCKS = re.findall(r"```(\w*)\n(.*?)```", "\n".join(TEXTS.values()), re.DOTALL)
 COMMANDS = [
     line.partition(" #")[0].strip()
     for language, block in BLOCKS
@@ -52,9 +56,10 @@ def test_its_example_of_a_refusal_is_the_real_one():
     assert str(error.value) == " ".join(shown[1].split())
 
 
-def test_its_tables_are_rows_of_the_committed_reports():
-    """Every table of results in the README is copied from what `densebench report` made."""
-    shown = re.findall(r"<!-- from (\S+) -->\n\n(.*?)\n\n", TEXT, re.DOTALL)
+@pytest.mark.parametrize("page", ["README.md", "results/README.md"])
+def test_its_tables_are_rows_of_the_committed_reports(page):
+    """Every table of results is copied from what `densebench report` made."""
+    shown = re.findall(r"<!-- from (\S+) -->\n\n(.*?)\n\n", TEXTS[page], re.DOTALL)
     assert shown
     for path, table in shown:
         report = [
@@ -73,11 +78,19 @@ def test_its_tables_are_rows_of_the_committed_reports():
             ), f"{row} is not in {path}"
 
 
-def test_its_pictures_and_links_are_there():
-    targets = re.findall(r"\]\(([^)#]+)\)", TEXT)
+@pytest.mark.parametrize("page", ["README.md", "results/README.md"])
+def test_its_pictures_and_links_are_there(page):
+    targets = re.findall(r"\]\(([^)#]+)\)", TEXTS[page])
     assert targets
     for target in targets:
-        assert (catalogue.ROOT / target).exists(), target
+        assert ((catalogue.ROOT / page).parent / target).exists(), target
+
+
+def test_the_map_of_rooms_has_every_room():
+    names = {path.stem if path.is_file() else path.name for path in (catalogue.ROOT / "bench").iterdir()}
+    rooms = names - {"__init__", "__main__", "__pycache__", "conftest", "test_latency"}
+    shown = set(re.findall(r"`(\w+)(?:/|\.py)`", TEXTS["CONTRIBUTING.md"]))
+    assert rooms <= shown, "each room has a line in CONTRIBUTING.md"
 
 
 def _places(head, full):

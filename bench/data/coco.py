@@ -1,18 +1,25 @@
 """COCO's layout: boxes and instance masks, of COCO itself or of anybody's own data.
 
-Layout of the data root::
+Layouts of the data root::
 
-    annotations/instances_train2017.json    annotations/instances_val2017.json
+    annotations/instances_train2017.json    annotations/instances_val2017.json      COCO
     train2017/*.jpg                         val2017/*.jpg
+    train/_annotations.coco.json, *.jpg     valid/_annotations.coco.json, *.jpg     Roboflow
+    annotations/instances_default.json      images/*.jpg                            one JSON alone: CVAT
+    result.json or labels.json              images/*.jpg, data/*.jpg                Label Studio, FiftyOne
 
 Whatever stands after ``instances_train`` in the name of a file (2017, 2014, nothing) stands after ``train`` and ``val``
-everywhere; of several such sets, 2017 is taken. The folders of pictures may lie in a folder ``images``. The pictures
-are those that the JSON lists, in its order, those without an object too: whatever is found there is a false alarm.
+everywhere; of several such sets, 2017 is taken. The folders of pictures may lie in a folder ``images``. One JSON alone
+is split by a hash of the pictures' names. The pictures are those that the JSON lists, in its order, those without an
+object too: whatever is found there is a false alarm. A ``file_name`` may have backslashes, or folders of another
+machine.
 
-Classes are the categories in the order of their ids, which for COCO run from 1 to 90 with gaps. Boxes are (x, y, width,
-height) from the upper left corner, clipped to the picture. Objects of ``iscrowd`` are marked ``ignore``, and so are
-boxes without extent, which are slips of the mouse. Masks are polygons, whose parts are united, or run
-lengths, as counts or compressed; each is drawn at the size of the picture, as COCO's own tools draw it.
+Classes are the categories in the order of their ids, which for COCO run from 1 to 90 with gaps. A category of id 0 that
+has no object and that all others name as their supercategory is the name of the project, not a class: it is left out.
+Ids may be texts. Boxes are (x, y, width, height) from the upper left corner, clipped to the picture; where one is left
+out it is the box around the mask. Objects of ``iscrowd`` are marked ``ignore``, and so are boxes without extent, which
+are slips of the mouse. Masks are polygons, whose parts are united, or run lengths, as counts or compressed; each is
+drawn at the size of the picture, as COCO's own tools draw it.
 
 A JSON of COCO's size (450 MB) takes a good part of a minute and some GB to parse. What is needed of it is kept under
 the cache folder, without the masks until they are asked for.
@@ -20,23 +27,22 @@ the cache folder, without the masks until they are asked for.
 
 import json
 import re
-import zipfile
-from collections import Counter
-from contextlib import suppress
-from dataclasses import dataclass
-from hashlib import sha256
-from math import isfinite
-from os import getpid, scandir
-from pathlib import Path
-from typing import Any, TypeAlias, cast
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from os import scandir
+from pathlib import Path, PurePosixPath
+from typing import Any
 
 import numpy as np
-from faster_coco_eval.core import mask as rle
-from numpy.typing import NDArray
 
-from bench.data.contract import Dataset, Sample, Split, Task, Truth
-from bench.data.images import SampleCache, Size, first_few, image_size, read_image, stretch
-from bench.errors import DataError, unknown
+from bench.data import _shapes
+from bench.data._coco_json import Index, index_of, looks_like_coco, project_of
+from bench.data._listing import PHOTO_SUFFIXES, SPLIT_NAMES, SPLITS, asked, first_few, held_out, no_overlap, split_rule
+from bench.data._pictures import Pictures
+from bench.data.contract import Dataset, Split, Task, Truth
+from bench.data.images import Header, Size
+from bench.errors import DataError
 
 CATALOGUE = {
     "coco": {
@@ -44,387 +50,305 @@ CATALOGUE = {
         "masks": True,
         "root": True,
         "redistributable": False,
+        "marks": [
+            "annotations/instances*.json",
+            "*/_annotations.coco.json",
+            "_annotations.coco.json",
+            "train20*",
+            "result.json",
+            "labels.json",
+        ],
         "doc": "COCO, or own data in its layout: boxes and instance masks (annotations/instances_*.json)",
     },
 }
 
-_SPLITS: tuple[Split, ...] = ("train", "val")
 _LAYOUT = (
     "want COCO's layout: annotations/instances_train2017.json and instances_val2017.json with the folders train2017 "
-    "and val2017 (the 2017 may be anything or nothing)"
+    "and val2017 (the 2017 may be anything or nothing), or train/_annotations.coco.json beside its pictures and "
+    "valid/ likewise, or one JSON with its pictures in images/"
 )
-_SLACK = 1.0
-"""Pixels by which a box may lie beside its picture before it is taken for that of another."""
-_Json: TypeAlias = Any
-"""What a file says, before it is checked."""
+_BESIDE = "_annotations.coco.json"
+_PART = re.compile("(?i)_(train|val|valid|test)")
+_ALONE = ("annotations/instances_default.json", _BESIDE, "result.json", "labels.json", "annotations.json")
 
 
 @dataclass(frozen=True)
 class _Part:
-    """Where one split lies."""
+    """Where one split lies: its JSON, and the folders that its pictures may be in, the likeliest first."""
 
     json: Path
-    folder: Path
+    folders: tuple[Path, ...]
 
 
 @dataclass(frozen=True)
-class _Index:
-    """What is needed of one JSON: N images in its order, and their A objects, image by image.
+class _Found:
+    """Both splits, and what they are made of where one JSON has to serve for both."""
 
-    classes: names in the order of category ids. names: of the picture files. sizes: (N, 2) H, W.
-    first: (N + 1,) image i has the objects first[i] to first[i + 1]. ids: (A,) of the annotations.
-    boxes: (A, 4) xyxy. labels, ignore: (A,).
-    shapes, starts: the JSON of each object's mask, object i from starts[i] to starts[i + 1]; None where not asked for.
-    """
-
-    classes: tuple[str, ...]
-    names: NDArray[np.str_]
-    sizes: NDArray[np.int32]
-    first: NDArray[np.int64]
-    ids: NDArray[np.int64]
-    boxes: NDArray[np.float32]
-    labels: NDArray[np.int64]
-    ignore: NDArray[np.bool_]
-    shapes: NDArray[np.uint8] | None = None
-    starts: NDArray[np.int64] | None = None
+    parts: dict[Split, _Part]
+    single: str = ""
 
 
-def check(root: Path, task: str) -> None:
-    """Raise `DataError` unless both splits have their JSON and a folder with something in it; parses nothing."""
-    if task not in CATALOGUE["coco"]["tasks"]:
-        message = f"coco has objects only: it serves detection, not {task}"
-        raise DataError(message)
-    for part in _parts(root).values():
+def check(root: Path, task: str) -> str:
+    """Raise `DataError` unless both splits have a JSON and a folder with something in it; parses nothing whole."""
+    asked(CATALOGUE, "coco", task)
+    found = _found(root)
+    for part in found.parts.values():
         with part.json.open("rb") as file:
             start = file.read(64).removeprefix(b"\xef\xbb\xbf").lstrip()
         if start[:1] != b"{":
             message = f"{part.json}: no JSON object; is the file damaged or only half copied?"
             raise DataError(message)
-        with scandir(part.folder) as entries:
-            if next(entries, None) is None:
-                message = f"{part.folder}: an empty folder; want the pictures of {part.json.name}"
-                raise DataError(message)
+        if not _has_entries(part.folders[0]):
+            message = f"{part.folders[0]}: an empty folder; want the pictures of {part.json.name}"
+            raise DataError(message)
+    notes = [split_rule(found.single)] if found.single else []
+    if dropped := _project(found):
+        notes.append(f"category '{dropped}' (id 0, without objects) is no class")
+    return "; ".join(notes)
 
 
 def load(name: str, *, task: Task, root: Path, cache: Path, split: Split, masks: bool = False) -> Dataset:
     """One split, images in the order of its JSON; ``masks``: objects come with their pixels.
 
     Raises:
-        DataError: a JSON is broken, the two splits have other classes, or listed pictures are not there.
+        DataError: a JSON is broken, or the two splits have other classes.
     """
-    if name not in CATALOGUE:
-        raise unknown("data set", name, CATALOGUE)
+    asked(CATALOGUE, name, task)
     check(root, task)
-    parts = _parts(root)
-    indices = {one: _index(parts[one].json, cache, masks=masks) for one in _SPLITS}
+    found = _found(root)
+    parts = found.parts
+    indices = {one: index_of(parts[one].json, cache, masks=masks) for one in SPLITS}
     if indices["train"].classes != indices["val"].classes:
         differing = set(indices["train"].classes) ^ set(indices["val"].classes)
         what = f"one of them alone has {first_few(differing)}" if differing else "their ids are in another order"
         message = f"{parts['train'].json} and {parts['val'].json.name} have not the same categories: {what}"
         raise DataError(message)
-    _all_there(parts[split], indices[split])
-    return Coco(parts[split].folder, indices[split], parts[split].json)
+    pictures = {one: _pictures(parts[one], indices[one]) for one in SPLITS}
+    if found.single:
+        held = held_out(frozenset(pictures["train"]))
+        rows = [row for row, name in enumerate(pictures[split]) if (name in held) == (split == "val")]
+    else:
+        no_overlap(root, pictures["train"], pictures["val"])
+        rows = list(range(len(pictures[split])))
+    return Coco(parts[split].json, _without(_project(found), indices[split]), pictures[split], rows)
 
 
-class Coco(Dataset):
-    """Pictures with boxes and, where the index has them, masks."""
+class Coco(Pictures):
+    """Pictures with boxes and, where the index has them, masks.
 
-    def __init__(self, folder: Path, index: _Index, source: Path) -> None:
-        """``folder``: of the pictures; ``source``: the JSON, for messages."""
-        self.name = "coco"
-        self.task: Task = "detection"
-        self.classes = index.classes
-        self._folder = folder
-        self._index = index
+    Args:
+        source: the JSON.
+        index: of it.
+        pictures: path of each of its images.
+        rows: the images of this split, by their number in the index.
+    """
+
+    def __init__(self, source: Path, index: Index, pictures: Sequence[str], rows: Sequence[int]) -> None:
+        super().__init__("coco", "detection", index.classes)
         self._source = source
-        self._cache = SampleCache()
+        self._index = index
+        self._pictures = pictures
+        self._rows = rows
 
     def __len__(self) -> int:
         """Return the number of images."""
-        return len(self._index.names)
+        return len(self._rows)
 
-    def sample(self, index: int, size: tuple[int, int]) -> Sample:
-        """Image, boxes and masks stretched to ``size`` (H, W)."""
-        return self._cache.get((index, size), lambda: self._stretched(index, size))
+    def files(self, index: int) -> tuple[Path, ...]:
+        """The picture and the JSON."""
+        return Path(self._pictures[self._rows[index]]), self._source
+
+    def told(self, index: int, header: Header) -> Size:
+        """The size in the JSON."""
+        del header
+        height, width = map(int, self._index.sizes[self._rows[index]])
+        return height, width
+
+    def labels(self, index: int) -> Truth:
+        """Boxes in pixels of the picture; masks are checked and not drawn."""
+        truth = self._boxes(index)
+        if self._index.shapes is not None:
+            for number in self._objects(index):
+                if (shape := self._shape(number)) is not None:
+                    with self._drawing(index, number):
+                        _shapes.checked(shape, truth.size)
+        return truth
 
     def truth(self, index: int) -> Truth:
-        """Boxes and masks in pixels of the picture as stored; the picture itself is not read."""
+        """Boxes and masks in pixels of the picture, which itself is not read."""
+        truth = self._boxes(index)
+        if self._index.shapes is None:
+            return truth
+        masks = np.zeros((len(truth.boxes), *truth.size), np.bool_)
+        for mask, number in zip(masks, self._objects(index), strict=True):
+            shape = self._shape(number)
+            if shape is None:  # of an ignored object: its box is all that is known
+                x1, y1, x2, y2 = self._index.boxes[number].round().astype(int)
+                mask[y1:y2, x1:x2] = True
+                continue
+            with self._drawing(index, number):
+                mask[:] = _shapes.drawn(shape, truth.size)
+        return replace(truth, masks=masks)
+
+    def _boxes(self, index: int) -> Truth:
         if not 0 <= index < len(self):
             raise IndexError(f"image {index} of {len(self)}")
-        known = self._index
-        height, width = map(int, known.sizes[index])
-        objects = slice(int(known.first[index]), int(known.first[index + 1]))
+        known, row = self._index, self._rows[index]
+        fault = np.flatnonzero(known.faulty == row)
+        if fault.size:
+            message = f"{self._pictures[row]}: {known.faults[fault[0]]}, says {self._source}"
+            raise DataError(message)
+        objects = slice(int(known.first[row]), int(known.first[row + 1]))
+        height, width = map(int, known.sizes[row])
         return Truth(
             size=(height, width),
             mask=None,
             boxes=known.boxes[objects].copy(),
             labels=known.labels[objects].copy(),
             ignore=known.ignore[objects].copy(),
-            masks=None if known.shapes is None else self._masks(range(objects.start, objects.stop), (height, width)),
+            areas=known.areas[objects].copy(),
         )
 
-    def _masks(self, objects: range, size: Size) -> NDArray[np.bool_]:
-        """(M, H, W) bool."""
-        masks = np.zeros((len(objects), *size), np.bool_)
+    def _objects(self, index: int) -> range:
+        """The numbers of an image's objects in the index."""
+        row = self._rows[index]
+        return range(int(self._index.first[row]), int(self._index.first[row + 1]))
+
+    def _shape(self, number: int) -> Any:
+        """The mask of an object as the file has it; None of an ignored object that has none."""
         shapes, starts = self._index.shapes, self._index.starts
         assert shapes is not None, "an index with masks"
         assert starts is not None, "an index with masks"
-        for mask, number in zip(masks, objects, strict=True):
-            shape = json.loads(shapes[starts[number] : starts[number + 1]].tobytes())
-            if shape is None:  # of an ignored object: its box is all that is known
-                x1, y1, x2, y2 = self._index.boxes[number].round().astype(int)
-                mask[y1:y2, x1:x2] = True
-                continue
-            try:
-                mask[:] = rle.decode(_run_lengths(shape, size))
-            except (ValueError, TypeError, KeyError) as error:
-                message = f"{self._source}: the mask of annotation {self._index.ids[number]} cannot be drawn ({error})"
-                raise DataError(message) from error
-        return masks
+        return json.loads(shapes[starts[number] : starts[number + 1]].tobytes())
 
-    def whole(self, index: int, enough: tuple[int, int]) -> Sample:
-        """Picture, boxes and masks in their own shape."""
-        return self._cache.get((index, "whole", enough), lambda: self._read(index, enough), copy=False)
-
-    def _stretched(self, index: int, size: tuple[int, int]) -> Sample:
-        sample = self._read(index)
-        return stretch(sample.image, sample.truth, size)
-
-    def _read(self, index: int, enough: tuple[int, int] | None = None) -> Sample:
-        path = self._folder / str(self._index.names[index])
-        size, truth = image_size(path), self.truth(index)
-        if size != truth.size:
+    @contextmanager
+    def _drawing(self, index: int, number: int) -> Iterator[None]:
+        """Turn what a shape raises that is none into a `DataError`."""
+        try:
+            yield
+        except _shapes.ODD as error:
             message = (
-                f"{path}: {size[1]} x {size[0]} pixels, but {self._source.name} says "
-                f"{truth.size[1]} x {truth.size[0]}, so its objects do not fit"
+                f"{self.files(index)[0]}: the mask of annotation {self._index.ids[number]} cannot be drawn ({error}), "
+                f"says {self._source}"
             )
-            raise DataError(message)
-        return Sample(read_image(path, enough), truth)
+            raise DataError(message) from error
 
 
-def _parts(root: Path) -> dict[Split, _Part]:
+def _has_entries(folder: Path) -> bool:
+    with scandir(folder) as entries:
+        return next(entries, None) is not None
+
+
+def _found(root: Path) -> _Found:
     """Where both splits lie."""
-    found: dict[str, dict[Split, _Part]] = {}
     near: list[str] = []
+    for form in (_paired, _beside, _alone):
+        if found := form(root, near):
+            return found
+    message = f"{root}: {', '.join(near) or 'no annotations/instances_train*.json'}; {_LAYOUT}"
+    raise DataError(message)
+
+
+def _paired(root: Path, near: list[str]) -> _Found | None:
+    """Pairs of JSONs in annotations; what lacks of one is added to ``near``."""
+    found: dict[str, _Found] = {}
     for path in sorted((root / "annotations").glob("instances_train*.json")):
         ending = path.stem.removeprefix("instances_train")
         parts: dict[Split, _Part] = {}
-        for split in _SPLITS:
+        lacking: list[str] = []
+        for split in SPLITS:
             source = path.with_name(f"instances_{split}{ending}.json")
-            folders = [root / f"{split}{ending}", root / "images" / f"{split}{ending}"]
-            folder = next((folder for folder in folders if folder.is_dir()), None)
-            near += [] if source.is_file() else [f"no file annotations/{source.name}"]
-            near += [] if folder else [f"no folder {split}{ending}"]
-            if source.is_file() and folder:
-                parts[split] = _Part(source, folder)
-        if len(parts) == len(_SPLITS):
-            found[ending] = parts
-    if not found:
-        message = f"{root}: {', '.join(near) or 'no annotations/instances_train*.json'}; {_LAYOUT}"
+            folders = [root / f"{split}{ending}", root / "images" / f"{split}{ending}", root / "images"]
+            there = tuple(folder for folder in folders[:2] if folder.is_dir())
+            if not there and _has_pictures(folders[2]):
+                there = (folders[2],)
+            lacking += [] if source.is_file() else [f"no file annotations/{source.name}"]
+            lacking += [] if there else [f"no folder {split}{ending}"]
+            if source.is_file() and there:
+                parts[split] = _Part(source, (*there, root))
+        if len(parts) == len(SPLITS):
+            found[ending] = _Found(parts)
+        elif "train" in parts and len(lacking) == 2:  # neither file nor folder of val: train alone is there
+            found[ending] = _Found(dict.fromkeys(SPLITS, parts["train"]), f"annotations/{path.name}")
+        near += lacking
+    whole = {ending: one for ending, one in found.items() if not one.single} or found
+    if len(whole) > 1 and "2017" not in whole:
+        message = f"{root}: holds {', '.join(f'train{ending}' for ending in whole)}; which is meant? Keep one"
         raise DataError(message)
-    if len(found) > 1 and "2017" not in found:
-        message = f"{root}: holds {', '.join(f'train{ending}' for ending in found)}; which is meant? Keep one"
-        raise DataError(message)
-    return found.get("2017") or next(iter(found.values()))
+    return whole.get("2017") or next(iter(whole.values()), None)
 
 
-def _all_there(part: _Part, index: _Index) -> None:
-    """Raise `DataError` if a listed picture is not in the folder."""
-    with scandir(part.folder) as entries:
-        there = {entry.name for entry in entries}
-    # A name may have folders of its own, which the listing does not show.
-    missing = [name for name in index.names.tolist() if name not in there and not (part.folder / name).is_file()]
-    if missing:
-        message = f"{part.folder}: {len(missing)} of the {len(index.names)} pictures that {part.json.name} lists are "
-        raise DataError(message + f"not there ({first_few(missing)})")
+def _beside(root: Path, near: list[str]) -> _Found | None:
+    """A JSON beside the pictures of each split."""
+    parts: dict[Split, _Part] = {}
+    for split in SPLITS:
+        for name in SPLIT_NAMES[split]:
+            if (root / name / _BESIDE).is_file():
+                parts[split] = _Part(root / name / _BESIDE, (root / name,))
+                break
+    if "train" not in parts:
+        near += [f"no file train/{_BESIDE}"] if parts else []
+        return None
+    if "val" not in parts:
+        return _Found(dict.fromkeys(SPLITS, parts["train"]), f"{parts['train'].folders[0].name}/{_BESIDE}")
+    return _Found(parts)
 
 
-def _index(path: Path, cache: Path, *, masks: bool) -> _Index:
-    """The index of one JSON; kept in the folder ``cache`` until the file changes."""
-    status = path.stat()
-    # The number goes up when what is kept comes to mean something else.
-    origin = f"1\0{path.resolve()}\0{status.st_size}\0{status.st_mtime_ns}\0{masks}"
-    kept = cache / f"coco-{sha256(origin.encode()).hexdigest()[:24]}.npz"
-    with suppress(OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
-        return _kept(kept, masks=masks)
-    made = _parsed(path, masks=masks)
-    # A folder that cannot be written costs the time of the next parsing, no more.
-    with suppress(OSError):
-        _keep(made, kept)
-    return made
+def _alone(root: Path, near: list[str]) -> _Found | None:
+    """One JSON for all pictures."""
+    if near:
+        return None
+    # Of a subset with a name of its own; val and test are parts of something else.
+    instances = [path for path in (root / "annotations").glob("instances_*.json") if not _PART.search(path.stem)]
+    tries = [root / name for name in _ALONE] + (instances if len(instances) == 1 else [])
+    path = next((path for path in tries if path.is_file() and looks_like_coco(path)), None)
+    if path is None:
+        return None
+    subset = path.stem.removeprefix("instances_")
+    folders = (root / "images" / subset, root / "images", root / "data", root / subset, root)
+    part = _Part(path, tuple(folder for folder in folders if folder.is_dir()))
+    return _Found(dict.fromkeys(SPLITS, part), path.relative_to(root).as_posix())
 
 
-def _kept(path: Path, *, masks: bool) -> _Index:
-    # Opened here: of a file that is cut off, numpy would leave it open.
-    with path.open("rb") as file, np.load(file) as arrays:
-        values = {name: arrays[name] for name in arrays.files}
-    shapes = None
-    if masks:
-        blob = path.with_suffix(".bin")
-        # Mapped: a training run reads what it draws, and a data set without a mask maps nothing.
-        shapes = np.memmap(blob, np.uint8, "r") if blob.stat().st_size else np.zeros(0, np.uint8)
-        if len(shapes) != values["starts"][-1]:
-            raise ValueError(f"{blob} has another length than its index says")
-    return _Index(**{**values, "classes": tuple(values["classes"].tolist()), "shapes": shapes})
+def _has_pictures(folder: Path) -> bool:
+    if not folder.is_dir():
+        return False
+    with scandir(folder) as entries:
+        return any(Path(entry.name).suffix.lower() in PHOTO_SUFFIXES for entry in entries)
 
 
-def _keep(index: _Index, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    values = {name: value for name, value in vars(index).items() if value is not None and name != "shapes"}
-    fresh = path.with_suffix(f".{getpid()}.tmp")
-    try:
-        # The masks first: an index that is there has them.
-        if index.shapes is not None:
-            fresh.write_bytes(index.shapes.tobytes())
-            fresh.replace(path.with_suffix(".bin"))
-        with fresh.open("wb") as file:
-            np.savez(file, **{**values, "classes": np.array(index.classes, np.str_)})
-        fresh.replace(path)
-    finally:
-        fresh.unlink(missing_ok=True)
+def _pictures(part: _Part, index: Index) -> list[str]:
+    """Path of each picture; of one that is in no folder, where it should be."""
+    there: list[tuple[Path, set[str]]] = []
+    for folder in part.folders:
+        with scandir(folder) as entries:
+            there.append((folder, {entry.name for entry in entries}))
+    return [_picture(name.replace("\\", "/"), there) for name in index.names.tolist()]
 
 
-def _parsed(path: Path, *, masks: bool) -> _Index:
-    """Read one JSON; everything that does not need a mask to be drawn is checked.
-
-    Raises:
-        DataError: it is not what COCO's format says; names what is wrong.
-    """
-    content = _read(path)
-    labels, classes = _categories(path, content["categories"])
-    images: dict[int, tuple[str, Size]] = {}
-    for image in content["images"]:
-        try:
-            number, name, size = int(image["id"]), str(image["file_name"]), (int(image["height"]), int(image["width"]))
-        except (KeyError, TypeError, ValueError) as error:
-            message = f"{path}: image {_short(image)} lacks an id, file_name, height or width"
-            raise DataError(message) from error
-        if number in images or min(size) < 1:
-            message = f"{path}: image {_short(image)} has the id of another one, or no extent"
-            raise DataError(message)
-        images[number] = name, size
-    objects: dict[int, list[_Json]] = {number: [] for number in images}
-    for annotation in content["annotations"]:
-        try:
-            objects[int(annotation["image_id"])].append(annotation)
-        except (KeyError, TypeError, ValueError) as error:
-            message = f"{path}: annotation {_short(annotation)} belongs to no image that the file lists"
-            raise DataError(message) from error
-    rows = [
-        _row(path, annotation, images[number][1], labels, masks=masks)
-        for number, annotations in objects.items()
-        for annotation in annotations
-    ]
-    if not rows:
-        message = f"{path}: not one of the {len(images)} images has an object"
-        raise DataError(message)
-    ids, boxes, numbers, ignore, shapes = zip(*rows, strict=True)
-    counts = [len(annotations) for annotations in objects.values()]
-    return _Index(
-        classes=classes,
-        names=np.array([name for name, _ in images.values()], np.str_),
-        sizes=np.array([size for _, size in images.values()], np.int32),
-        first=np.cumsum([0, *counts], dtype=np.int64),
-        ids=np.array(ids, np.int64),
-        boxes=np.array(boxes, np.float32).reshape(-1, 4),
-        labels=np.array(numbers, np.int64),
-        ignore=np.array(ignore, np.bool_),
-        shapes=np.frombuffer(b"".join(shapes), np.uint8) if masks else None,
-        starts=np.cumsum([0, *map(len, shapes)], dtype=np.int64) if masks else None,
+def _picture(name: str, there: Sequence[tuple[Path, set[str]]]) -> str:
+    path = PurePosixPath(name)
+    for folder, names in there:
+        if name in names:
+            return f"{folder}/{name}"
+    # Nothing outside the folder is read, whatever a file says: of other folders' names the last part counts.
+    if not path.is_absolute() and ".." not in path.parts:
+        for folder, _ in there:
+            if (folder / path).is_file():
+                return f"{folder / path}"
+    return next(
+        (f"{folder}/{path.name}" for folder, names in there if path.name in names), f"{there[0][0] / path.name}"
     )
 
 
-def _read(path: Path) -> dict[str, list[_Json]]:
-    try:
-        content = json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
-        message = f"{path}: cannot be read as JSON ({error}); is the file damaged or only half copied?"
-        raise DataError(message) from error
-    for key in ("images", "annotations", "categories"):
-        if not isinstance(content, dict) or not isinstance(content.get(key), list):
-            message = f"{path}: has no list '{key}'; want COCO's images, annotations and categories"
-            raise DataError(message)
-    return content
+def _project(found: _Found) -> str:
+    """The name of the category that is no class, see the top; "" where there is none."""
+    names = {project_of(path) for path in {part.json for part in found.parts.values()}}
+    return names.pop() if len(names) == 1 else ""
 
 
-def _categories(path: Path, categories: list[_Json]) -> tuple[dict[int, int], tuple[str, ...]]:
-    """Category id -> label, and the names by label."""
-    try:
-        names = {int(category["id"]): str(category["name"]) for category in categories}
-    except (KeyError, TypeError, ValueError) as error:
-        message = f"{path}: a category lacks its id or name"
-        raise DataError(message) from error
-    twice = [name for name, count in Counter(names.values()).items() if count > 1]
-    if twice or len(names) < len(categories) or not names:
-        what = f"two categories named {first_few(twice)}" if twice else "no category, or two of one id"
-        message = f"{path}: {what}"
-        raise DataError(message)
-    ordered = sorted(names)
-    return {number: label for label, number in enumerate(ordered)}, tuple(names[number] for number in ordered)
-
-
-def _row(
-    path: Path, annotation: _Json, size: Size, labels: dict[int, int], *, masks: bool
-) -> tuple[int, tuple[float, float, float, float], int, bool, bytes]:
-    """Id, xyxy, label, ignore, and the JSON of the mask of one annotation in a picture of ``size`` (H, W)."""
-    try:
-        left, top, wide, high = (float(value) for value in annotation["bbox"])
-        number, label, crowd = int(annotation["id"]), labels[int(annotation["category_id"])], annotation.get("iscrowd")
-    except (KeyError, TypeError, ValueError) as error:
-        message = f"{path}: annotation {_short(annotation)} lacks an id, a bbox of four numbers or a known category_id"
-        raise DataError(message) from error
-    height, width = size
-    right, bottom = left + wide, top + high
-    outside = max(left - width, top - height, -right, -bottom) > _SLACK
-    if outside or not isfinite(left + top + right + bottom) or wide < 0 or high < 0:
-        message = (
-            f"{path}: the bbox {annotation['bbox']} of annotation {number} is inverted or lies outside its picture of "
-            f"{width} x {height} pixels"
-        )
-        raise DataError(message)
-    x1, x2 = (min(max(x, 0.0), width) for x in (left, right))
-    y1, y2 = (min(max(y, 0.0), height) for y in (top, bottom))
-    ignore = bool(crowd) or x2 == x1 or y2 == y1
-    shape = _shape(path, annotation, ignore=ignore) if masks else b""
-    return number, (x1, y1, x2, y2), label, ignore, shape
-
-
-def _shape(path: Path, annotation: _Json, *, ignore: bool) -> bytes:
-    """The JSON of a mask: polygons of three points or more, run lengths, or null where an ignored object has none."""
-    shape = annotation.get("segmentation")
-    if isinstance(shape, list):
-        # Two points draw nothing, and COCO's own tools take four numbers for a box.
-        shape = [polygon for polygon in shape if isinstance(polygon, list) and len(polygon) >= 6]
-    if not shape and not ignore:
-        message = (
-            f"{path}: annotation {annotation['id']} has no mask (a polygon, or run lengths): this file can serve heads "
-            "that learn from boxes alone"
-        )
-        raise DataError(message)
-    return json.dumps(shape or None, separators=(",", ":")).encode()
-
-
-def _run_lengths(shape: _Json, size: Size) -> dict[str, Any]:
-    """Polygons or run lengths as compressed run lengths.
-
-    Raises:
-        ValueError, TypeError, KeyError: the shape is none, or that of a picture of another size.
-    """
-    height, width = size
-    if isinstance(shape, list):
-        if any(len(polygon) % 2 for polygon in shape):
-            raise ValueError("a polygon has an odd number of coordinates")
-        polygons = [[float(value) for value in polygon] for polygon in shape]
-        return rle.merge(cast("list[dict[str, Any]]", rle.frPyObjects(polygons, height, width)))
-    if list(shape["size"]) != [height, width]:
-        raise ValueError(f"it is of {shape['size']}, its picture of {[height, width]} pixels")
-    if isinstance(shape["counts"], str):
-        return {"size": [height, width], "counts": shape["counts"].encode()}
-    return cast("dict[str, Any]", rle.frPyObjects(shape, height, width))
-
-
-def _short(value: _Json) -> str:
-    """For a message; an annotation may be long."""
-    if isinstance(value, dict):
-        value = {key: entry for key, entry in value.items() if key not in {"segmentation", "keypoints"}}
-    return re.sub(r"(?s)(.{150}).+", r"\1...", repr(value))
+def _without(project: str, index: Index) -> Index:
+    """The index without its first class, if that is the project's name."""
+    if not project or index.classes[0] != project or not index.labels.all():
+        return index
+    return replace(index, classes=index.classes[1:], labels=index.labels - 1)

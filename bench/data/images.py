@@ -3,16 +3,16 @@
 Sizes are (H, W) in pixels; images are (H, W, 3) uint8 RGB; label maps are (H, W) uint8. Whatever cannot be read is a
 `DataError` that names the file.
 
-EXIF orientation is ignored on purpose: VOC, COCO and the label maps of CamVid give their labels in the order in which
-the pixels are stored, so turning a picture upright would turn it away from its labels.
+A picture is read in the order in which its pixels are stored unless the caller wants it upright, as its EXIF says it is
+to be shown: labels are made in one of the two frames, and only they tell which (`bench.data._pictures`).
 """
 
 import struct
 import zlib
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Hashable, Iterator, Mapping
-from contextlib import contextmanager
-from os import scandir
+from collections.abc import Callable, Hashable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
 from typing import TypeAlias
@@ -30,12 +30,45 @@ Size: TypeAlias = tuple[int, int]
 Colour: TypeAlias = tuple[int, int, int]
 """(R, G, B), each 0..255."""
 
-PHOTO_SUFFIXES = (".jpg", ".jpeg", ".png")
 CACHE_BYTES = 1 << 30
 """Default bound of a `SampleCache`: about 1400 samples of 360 x 480 with a mask."""
 
 # Everything that Pillow's decoders were seen to raise on a damaged file. Its PNG reader really uses SyntaxError.
 _UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
+
+
+_ORIENTATION = 0x0112
+"""The EXIF tag: 1 is upright as stored, 2 to 4 are mirrored or upside down, 5 to 8 lie on their side."""
+_TURN = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""Orientation -> what turns the stored pixels upright."""
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a picture's file says before its pixels: ``size`` (H, W) as stored, and its EXIF orientation, 1 to 8."""
+
+    size: Size
+    orientation: int = 1
+
+    @property
+    def upright(self) -> Size:
+        """(H, W) when it is turned as its EXIF says."""
+        height, width = self.size
+        return (height, width) if self.orientation < 5 else (width, height)
+
+
+def stored(header: Header) -> bool:
+    """Leave a picture as it is stored, whatever its header says: never turn it upright."""
+    del header
+    return False
 
 
 @contextmanager
@@ -48,12 +81,13 @@ def _opened(path: Path) -> Iterator[Image.Image]:
         message = f"{path}: no such file"
         raise DataError(message) from error
     except _UNREADABLE as error:
-        message = f"{path}: cannot be read as an image ({error}); is the file damaged or only half copied?"
+        why = "0 bytes" if path.is_file() and not path.stat().st_size else error
+        message = f"{path}: cannot be read as an image ({why}); is the file damaged or only half copied?"
         raise DataError(message) from error
 
 
-def read_image(path: Path, enough: Size | None = None) -> NDArray[np.uint8]:
-    """Read a picture as (H, W, 3) uint8 RGB, in stored pixel order.
+def read_image(path: Path, turn: Callable[[Header], bool] = stored, enough: Size | None = None) -> NDArray[np.uint8]:
+    """Read a picture as (H, W, 3) uint8 RGB, in stored pixel order unless ``turn`` wants it upright.
 
     With ``enough`` (H, W) a larger picture comes at a half, a quarter, ... of its size that is no less on either side
     and whole pixels. JPEGs are then decoded at that size, in a fraction of the time; others are averaged.
@@ -65,20 +99,23 @@ def read_image(path: Path, enough: Size | None = None) -> NDArray[np.uint8]:
         if image.mode in {"I", "F"}:
             message = f"{path}: pixels of kind '{image.mode}' have no known range; want 8 or 16 bits a channel"
             raise DataError(message)
-        factor, height = _reduction((image.height, image.width), enough), image.height
+        header = _header(image)
+        turned = header.orientation != 1 and turn(header)
+        lying = turned and header.size != header.upright
+        factor = _reduction(header.size, (enough[1], enough[0]) if enough and lying else enough)
         if factor > 1:
             image.draft(None, (image.width // factor, image.height // factor))  # does nothing to what is no JPEG
-        left = factor * image.height // height
-        rgb: Image.Image = image
-        if image.mode.startswith("I;16"):
+        left = factor * image.height // header.size[0]
+        shown: Image.Image = image.transpose(_TURN[header.orientation]) if turned else image
+        if shown.mode.startswith("I;16"):
             # Pillow's own conversion clips at 255 and would turn nearly all of the picture white.
-            rgb = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
-        elif image.mode == "P" and "transparency" in image.info:
+            shown = Image.fromarray((np.asarray(shown) >> 8).astype(np.uint8)).convert("RGB")
+        elif shown.mode == "P" and "transparency" in shown.info:
             # Straight to RGB, Pillow warns that the transparency is lost; it is meant to be.
-            rgb = image.convert("RGBA").convert("RGB")
-        elif image.mode != "RGB":
-            rgb = image.convert("RGB")
-        return np.array(rgb.reduce(left) if left > 1 else rgb)  # what does nothing would copy all the same
+            shown = shown.convert("RGBA").convert("RGB")
+        elif shown.mode != "RGB":
+            shown = shown.convert("RGB")
+        return np.array(shown.reduce(left) if left > 1 else shown)  # what does nothing would copy all the same
 
 
 def _reduction(size: Size, enough: Size | None) -> int:
@@ -94,10 +131,51 @@ def _reduction(size: Size, enough: Size | None) -> int:
     return factor // 2
 
 
-def image_size(path: Path) -> Size:
-    """(H, W) from the file's header; the pixels are not decoded."""
+def read_header(path: Path, *, whole: bool = False) -> Header:
+    """Read a picture's header; ``whole`` looks at the end of the file too, and so finds one that is cut off.
+
+    The pixels are not decoded where the file ends as a JPEG or PNG does. Where it does not (some cameras append data of
+    their own), and in other formats, only decoding tells whether it is whole. Damage in the middle is not found.
+    """
     with _opened(path) as image:
-        return image.height, image.width
+        header = _header(image)
+        if whole and not _ends_well(path, image.format):
+            image.load()
+    return header
+
+
+def _header(image: Image.Image) -> Header:
+    # Pillow turns a TIFF by itself.
+    exif = b"" if image.format == "TIFF" else image.info.get("exif", b"")
+    return Header((image.height, image.width), _orientation(exif.removeprefix(b"Exif\0\0")))
+
+
+def _orientation(exif: bytes) -> int:
+    """The orientation of an EXIF block, 1 where it says none or is broken, which is no fault of the picture.
+
+    Pillow would read all of the block, and warn of whatever is wrong in it.
+    """
+    order = {b"II*\0": "<", b"MM\0*": ">"}.get(exif[:4])
+    if order is None:
+        return 1
+    with suppress(struct.error):
+        (start,) = struct.unpack_from(f"{order}I", exif, 4)
+        (entries,) = struct.unpack_from(f"{order}H", exif, start)
+        for place in range(start + 2, start + 2 + 12 * entries, 12):
+            tag, _, _, value = struct.unpack_from(f"{order}HHIH", exif, place)
+            if tag == _ORIENTATION:
+                return value if value in _TURN else 1
+    return 1
+
+
+def _ends_well(path: Path, kind: str | None) -> bool:
+    """Whether a file's last bytes are those of a whole JPEG or PNG."""
+    end = {"JPEG": b"\xff\xd9", "MPO": b"\xff\xd9", "PNG": b"IEND\xaeB`\x82"}.get(kind or "")
+    if end is None:
+        return False
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - len(end)))
+        return file.read() == end
 
 
 def read_labels(path: Path, colours: Mapping[Colour, int] | None = None) -> NDArray[np.uint8]:
@@ -105,12 +183,16 @@ def read_labels(path: Path, colours: Mapping[Colour, int] | None = None) -> NDAr
 
     Args:
         path: a PNG of palette indices or grey levels.
-        colours: index of each colour, for label maps stored as RGB; without it those are a `DataError`.
+        colours: index of each colour, for label maps stored as RGB; without it those are a `DataError`, unless their
+            three channels agree: that is a grey-scale map in three copies.
 
     """
     with _opened(path) as image:
         if image.mode in {"RGB", "RGBA"}:
             if colours is None:
+                rgb = np.array(image.convert("RGB"))
+                if (rgb == rgb[..., :1]).all():
+                    return rgb[..., 0].copy()
                 message = (
                     f"{path}: a coloured label map (mode {image.mode}); want a palette or grey-scale PNG whose pixel "
                     "values are class indices"
@@ -278,29 +360,3 @@ def _copy(sample: Sample) -> Sample:
             masks=None if truth.masks is None else truth.masks.copy(),
         ),
     )
-
-
-def files_by_stem(folder: Path, suffixes: tuple[str, ...]) -> dict[str, str]:
-    """Stem -> name of the files in ``folder`` with one of the lower-case ``suffixes``, sorted by stem.
-
-    Reads the folder once, opens nothing and makes no paths, which would take most of the time. Hidden files are left
-    out: macOS archives bring a ``._name.png`` for each ``name.png``.
-    """
-    with scandir(folder) as entries:
-        names = sorted(entry.name for entry in entries if not entry.name.startswith("."))
-    found: dict[str, str] = {}
-    for name in names:
-        stem, dot, ending = name.rpartition(".")
-        if dot + ending.lower() not in suffixes:
-            continue
-        if stem in found:
-            message = f"{folder}: {found[stem]} and {name} share one name; which is the image? Remove one"
-            raise DataError(message)
-        found[stem] = name
-    return dict(sorted(found.items()))
-
-
-def first_few(names: Collection[str], count: int = 3) -> str:
-    """Write ``a, b, c, ...`` for a message."""
-    shown = sorted(names)[:count]
-    return ", ".join(shown) + (", ..." if len(names) > count else "")

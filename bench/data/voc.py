@@ -3,11 +3,14 @@
 Layout of the data root, or of the one ``VOC*`` folder in it or in its ``VOCdevkit``::
 
     JPEGImages/NAME.jpg                                 pictures (.jpeg and .png are taken too)
-    ImageSets/Main/{train,val}.txt                      detection: one NAME a line
+    ImageSets/Main/{train,val}.txt                      detection: one NAME a line; a 1, 0 or -1 behind it is not read
     Annotations/NAME.xml                                detection: boxes
-    ImageSets/Segmentation/{train,val}.txt              segmentation: one NAME a line
+    ImageSets/Segmentation/{train,val}.txt              segmentation: likewise
     SegmentationClass/NAME.png                          segmentation: palette index per pixel, 255 = ignore
     labelmap.txt                                        segmentation of own data: names (and colours) of the classes
+
+Lists. Of trainval.txt and one of train.txt and val.txt the other one follows. Where there is one list alone
+(default.txt of CVAT, trainval.txt, train.txt) or none, the pictures are split by a hash of their names.
 
 Boxes. VOC counts pixels from 1 and includes the last one; they become 0-based and half-open, (xmin - 1, ymin - 1,
 xmax, ymax), and are clipped to the picture. `difficult` objects are marked ``ignore``. So are boxes without extent
@@ -15,7 +18,8 @@ xmax, ymax), and are clipped to the picture. `difficult` objects are marked ``ig
 learnt nor found, and dropping it would hide it (BCCD has two). An inverted box, or one outside the picture, is a
 `DataError`: the file is broken, or belongs to another picture. The size of a picture is taken from the picture, as
 the one in the XML is often zero, swapped or a pixel off; where it is of another scale altogether, so are the boxes,
-and that is a `DataError`. The ``part`` of an object (head, hand, foot) is no object.
+and that is a `DataError`. Of a picture that its EXIF turns, the frame of the boxes is the one that they fit into, or
+else the one whose size the XML has. The ``part`` of an object (head, hand, foot) is no object.
 
 Classes for detection: VOC's 20 where the train and val annotations name nothing else, otherwise the names found there,
 sorted. Classes for segmentation: those of labelmap.txt ("name:r,g,b:parts:actions" as CVAT writes it, index = line);
@@ -23,34 +27,35 @@ else VOC's 21 if this is VOC itself; else "background", "class_1", ... up to the
 Label maps in colour are read where labelmap.txt gives the colours.
 """
 
-import json
 import re
 import xml.etree.ElementTree as ET
-from collections import Counter
-from collections.abc import Callable
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from hashlib import sha256
 from math import isfinite
-from os import getpid
 from pathlib import Path
 
 import numpy as np
 
-from bench.data.contract import IGNORE, Dataset, Sample, Split, Task, Truth
-from bench.data.images import (
+from bench.data import _names
+from bench.data._kept import remembered
+from bench.data._listing import (
     PHOTO_SUFFIXES,
-    Colour,
-    SampleCache,
-    Size,
+    SPLIT_NAMES,
+    SPLITS,
+    Item,
     files_by_stem,
     first_few,
-    image_size,
-    mask_truth,
-    read_image,
-    read_labels,
-    stretch,
+    no_overlap,
+    no_repeats,
+    read_text,
+    split_rule,
 )
+from bench.data._listing import split as divide
+from bench.data._maps import LabelMaps, plain
+from bench.data._pictures import SLACK, Listed
+from bench.data.contract import IGNORE, Dataset, Split, Task, Truth
+from bench.data.images import Header, Size, read_header, read_labels
 from bench.errors import DataError, unknown
 
 CATALOGUE = {
@@ -58,6 +63,7 @@ CATALOGUE = {
         "tasks": ["segmentation", "detection"],
         "root": True,
         "redistributable": False,
+        "marks": ["JPEGImages", "Annotations", "ImageSets", "SegmentationClass", "VOCdevkit", "VOC20*"],
         "doc": "Pascal VOC, or own data in its layout: boxes (Annotations) or label maps (SegmentationClass)",
     },
 }
@@ -84,12 +90,10 @@ CLASSES = (
     "train",
     "tvmonitor",
 )
-BORDER: Colour = (224, 224, 192)
-"""The colour of palette entry 255 in VOC: the ignored seam around objects."""
-
-_SPLITS: tuple[Split, ...] = ("train", "val")
-_SLACK = 2.0
-"""Pixels by which the size in the XML may be off, and a box stand out, before the boxes are taken for another frame."""
+BORDER = _names.BORDER
+_BOTH = "trainval"
+_SINGLE = (_BOTH, "default", "all")
+"""Lists that hold what is to be split."""
 
 
 @dataclass(frozen=True)
@@ -104,7 +108,7 @@ class _Layout:
     def __str__(self) -> str:
         return (
             f"want Pascal VOC's layout for {self.label}: JPEGImages/NAME.jpg, {self.labels}/NAME{self.suffix}, and "
-            f"{self.lists}/train.txt and val.txt with one NAME a line"
+            f"{self.lists}/train.txt and val.txt (or one list alone, which is split) with one NAME a line"
         )
 
 
@@ -112,22 +116,6 @@ _LAYOUTS = {
     "detection": _Layout("ImageSets/Main", "Annotations", ".xml", "detection"),
     "segmentation": _Layout("ImageSets/Segmentation", "SegmentationClass", ".png", "segmentation"),
 }
-
-
-@dataclass(frozen=True)
-class _Item:
-    """One listed image: its picture and its label map or annotation."""
-
-    image: Path
-    label: Path
-
-
-@dataclass(frozen=True)
-class _LabelMap:
-    """Names by index, and the index of each colour; both from labelmap.txt."""
-
-    classes: tuple[str, ...]
-    colours: dict[Colour, int]
 
 
 @dataclass(frozen=True)
@@ -147,12 +135,21 @@ class _Annotation:
     objects: tuple[_Object, ...]
 
 
-def check(root: Path, task: str) -> None:
-    """Raise `DataError` unless both splits are listed and every listed image has picture and label; opens no image."""
+@dataclass(frozen=True)
+class _Lists:
+    """The names that each split has, and the rule that made them where the folder does not say."""
+
+    names: dict[Split, list[str]]
+    note: str
+
+
+def check(root: Path, task: str) -> str:
+    """Raise `DataError` unless there is a list, and pictures with labels that it names; opens no image."""
     home = _home(root, task)
-    _pairs(home, task)
+    lists, _ = _listed(home, task)
     if task == "segmentation":
         _labelmap(home)
+    return lists.note
 
 
 def load(name: str, *, task: Task, root: Path, cache: Path, split: Split) -> Dataset:
@@ -163,41 +160,41 @@ def load(name: str, *, task: Task, root: Path, cache: Path, split: Split) -> Dat
     if name not in CATALOGUE:
         raise unknown("data set", name, CATALOGUE)
     home = _home(root, task)
-    items = _items(home, task)
+    _, items = _listed(home, task)
     if task == "detection":
         return VOCDetection(items[split], _detection_classes(items["train"] + items["val"], cache))
-    labelmap = _labelmap(home) or _LabelMap(_segmentation_classes(home, items, cache), {})
-    return VOCSegmentation(items[split], labelmap.classes, labelmap.colours)
+    labelmap = _labelmap(home) or _names.Names(_segmentation_classes(home, items, cache), {})
+    classes = labelmap.classes
+    hint = (
+        f"there are {len(classes)} classes ({first_few(classes)}), so labels are 0 to {len(classes) - 1}, and {IGNORE} "
+        "for ignored. Name the classes of your own data in labelmap.txt, one 'name:r,g,b::' a line"
+    )
+    return LabelMaps("voc", items[split], classes, table=plain(len(classes)), colours=labelmap.colours, hint=hint)
 
 
-class VOCDetection(Dataset):
+class VOCDetection(Listed):
     """Pictures with boxes."""
 
-    def __init__(self, items: list[_Item], classes: tuple[str, ...]) -> None:
+    def __init__(self, items: Sequence[Item], classes: tuple[str, ...]) -> None:
         """``items``: the images of the split; ``classes``: the names that their objects may have."""
-        self.name = "voc"
-        self.task: Task = "detection"
-        self.classes = classes
-        self._items = items
-        self._cache = SampleCache()
+        super().__init__("voc", "detection", classes, items)
 
-    def __len__(self) -> int:
-        """Return the number of images."""
-        return len(self._items)
-
-    def sample(self, index: int, size: tuple[int, int]) -> Sample:
-        """Image and boxes stretched to ``size`` (H, W)."""
-        return self._cache.get((index, size), lambda: self._stretched(index, size))
+    def told(self, index: int, header: Header) -> Size | None:
+        """The frame that the boxes fit into where it is one of the two, else the size in the XML."""
+        annotation = _annotation(self.files(index)[1])
+        inside = [size for size in (header.size, header.upright) if not _stands_out(annotation, size)]
+        return inside[0] if len(inside) == 1 else annotation.size
 
     def truth(self, index: int) -> Truth:
-        """Boxes in pixels of the picture as stored; of the picture only the header is read."""
-        item = self._items[index]
-        annotation = _annotation(item.label)
-        size = image_size(item.image)
-        _same_frame(item, annotation, size)
+        """Boxes in pixels of the picture, upright where they were made so; of the picture only the header is read."""
+        image, label = self.files(index)
+        annotation = _annotation(label)
+        header = read_header(image)
+        size = header.upright if self.upright(index, header) else header.size
+        _same_frame(image, label, annotation, size)
         unknown_names = {thing.name for thing in annotation.objects} - set(self.classes)
         if unknown_names:
-            message = f"{item.label}: class '{first_few(unknown_names)}' is none of {', '.join(self.classes)}"
+            message = f"{label}: class '{first_few(unknown_names)}' is none of {', '.join(self.classes)}"
             raise DataError(message)
         corners = np.array([thing.corners for thing in annotation.objects], np.float64).reshape(-1, 4)
         height, width = size
@@ -205,7 +202,7 @@ class VOCDetection(Dataset):
         outside = (boxes[:, 2:] <= boxes[:, :2]).any(axis=1)
         if outside.any():
             worst = annotation.objects[int(outside.argmax())]
-            message = f"{item.label}: {_box_text(worst)} lies outside the picture of {width} x {height} pixels"
+            message = f"{label}: {_box_text(worst)} lies outside the picture of {width} x {height} pixels"
             raise DataError(message)
         return Truth(
             size=size,
@@ -214,73 +211,6 @@ class VOCDetection(Dataset):
             labels=np.array([self.classes.index(thing.name) for thing in annotation.objects], np.int64),
             ignore=np.array([thing.difficult or _without_extent(thing) for thing in annotation.objects], np.bool_),
         )
-
-    def whole(self, index: int, enough: tuple[int, int]) -> Sample:
-        """Picture and boxes in their own shape."""
-        return self._cache.get((index, "whole", enough), lambda: self._read(index, enough), copy=False)
-
-    def _stretched(self, index: int, size: tuple[int, int]) -> Sample:
-        sample = self._read(index)
-        return stretch(sample.image, sample.truth, size)
-
-    def _read(self, index: int, enough: tuple[int, int] | None = None) -> Sample:
-        return Sample(read_image(self._items[index].image, enough), self.truth(index))
-
-
-class VOCSegmentation(Dataset):
-    """Pictures with label maps of the same size."""
-
-    def __init__(self, items: list[_Item], classes: tuple[str, ...], colours: dict[Colour, int]) -> None:
-        """``items``: the images of the split; ``colours``: index of each colour of coloured label maps, or empty."""
-        self.name = "voc"
-        self.task: Task = "segmentation"
-        self.classes = classes
-        plain = [entry.strip("_").casefold() for entry in classes]  # labelme calls it _background_
-        self.background = plain.index("background") if "background" in plain else None
-        self._items = items
-        self._colours = colours
-        self._cache = SampleCache()
-
-    def __len__(self) -> int:
-        """Return the number of images."""
-        return len(self._items)
-
-    def sample(self, index: int, size: tuple[int, int]) -> Sample:
-        """Image and mask stretched to ``size`` (H, W)."""
-        return self._cache.get((index, size), lambda: self._stretched(index, size))
-
-    def truth(self, index: int) -> Truth:
-        """Read the mask as it was drawn."""
-        path = self._items[index].label
-        mask = read_labels(path, self._colours or None)
-        strange = mask[(mask >= len(self.classes)) & (mask != IGNORE)]
-        if strange.size:
-            message = (
-                f"{path}: label {strange.max()} is out of range; there are {len(self.classes)} classes "
-                f"({first_few(self.classes)}), so labels are 0 to {len(self.classes) - 1}, and {IGNORE} for ignored. "
-                "Name the classes of your own data in labelmap.txt, one 'name:r,g,b::' a line"
-            )
-            raise DataError(message)
-        return mask_truth(mask)
-
-    def whole(self, index: int, enough: tuple[int, int]) -> Sample:
-        """Picture and mask in their own shape."""
-        return self._cache.get((index, "whole", enough), lambda: self._read(index, enough), copy=False)
-
-    def _stretched(self, index: int, size: tuple[int, int]) -> Sample:
-        sample = self._read(index)
-        return stretch(sample.image, sample.truth, size)
-
-    def _read(self, index: int, enough: tuple[int, int] | None = None) -> Sample:
-        item = self._items[index]
-        size, truth = image_size(item.image), self.truth(index)
-        if size != truth.size:
-            message = (
-                f"{item.label}: {truth.size[1]} x {truth.size[0]} pixels, but {item.image} has "
-                f"{size[1]} x {size[0]}; want the same"
-            )
-            raise DataError(message)
-        return Sample(read_image(item.image, enough), truth)
 
 
 def _home(root: Path, task: str) -> Path:
@@ -303,65 +233,92 @@ def _home(root: Path, task: str) -> Path:
     return years[0]
 
 
-def _items(home: Path, task: str) -> dict[str, list[_Item]]:
-    """Return the images of both splits, in the order of their lists."""
-    images, labels = home / "JPEGImages", home / _LAYOUTS[task].labels
-    return {
-        split: [_Item(images / image, labels / label) for image, label in pairs]
-        for split, pairs in _pairs(home, task).items()
-    }
-
-
-def _pairs(home: Path, task: str) -> dict[str, list[tuple[str, str]]]:
-    """Return file name of picture and label of the images of both splits; `DataError` where any is missing."""
+def _listed(home: Path, task: str) -> tuple[_Lists, dict[Split, list[Item]]]:
+    """Both splits: their names, and their images in the order of the lists. A listed file may be missing."""
     layout = _LAYOUTS[task]
-    if not (home / layout.labels).is_dir():
+    folders = home / "JPEGImages", home / layout.labels
+    if not folders[1].is_dir():
         other = next(known for known in _LAYOUTS if known != task)
         hint = f" (there is {_LAYOUTS[other].labels}, for {other})" if (home / _LAYOUTS[other].labels).is_dir() else ""
         message = f"{home}: no folder {layout.labels}, which {task} needs{hint}; {layout}"
         raise DataError(message)
-    images = files_by_stem(home / "JPEGImages", PHOTO_SUFFIXES)
-    labels = files_by_stem(home / layout.labels, (layout.suffix,))
-    pairs: dict[str, list[tuple[str, str]]] = {}
-    faults: list[str] = []
-    for split in _SPLITS:
-        path = home / layout.lists / f"{split}.txt"
-        names = _listed(path, layout)
-        for folder, suffix, there in (("JPEGImages", ".jpg", images), (layout.labels, layout.suffix, labels)):
-            absent = [name for name in names if name not in there]
-            if absent:
-                where = f"{layout.lists}/{split}.txt"
-                faults.append(
-                    f"{len(absent)} of {len(names)} images listed in {where} have no {folder}/NAME{suffix} "
-                    f"({first_few(absent)})"
-                )
-        if not faults:
-            pairs[split] = [(images[name], labels[name]) for name in names]
-    if faults:
-        message = f"{home}: {'; '.join(faults)}; {layout}"
+    images = files_by_stem(folders[0], PHOTO_SUFFIXES)
+    labels = files_by_stem(folders[1], (layout.suffix,))
+    lists = _lists(home, layout, images, labels)
+    items: dict[Split, list[Item]] = {}
+    for split, names in lists.names.items():
+        if not any(name in images and name in labels for name in names):
+            message = (
+                f"{home}: not one of the {len(names)} images of {split} ({first_few(names)}) has both "
+                f"JPEGImages/NAME.jpg and {layout.labels}/NAME{layout.suffix}; {layout}"
+            )
+            raise DataError(message)
+        items[split] = [
+            Item(folders[0] / images.get(name, f"{name}.jpg"), folders[1] / labels.get(name, f"{name}{layout.suffix}"))
+            for name in names
+        ]
+    return lists, items
+
+
+def _lists(home: Path, layout: _Layout, images: Iterable[str], labels: Iterable[str]) -> _Lists:
+    """The names of both splits, from two lists, from one, or from the folders where there is none."""
+    known = set(images) | set(labels)
+    folder = home / layout.lists
+    paths: dict[Split, Path | None] = {
+        split: next((path for name in SPLIT_NAMES[split] if (path := folder / f"{name}.txt").is_file()), None)
+        for split in SPLITS
+    }
+    there: dict[Split, list[str]] = {}
+    for split, path in paths.items():
+        if path is not None:
+            there[split] = _names_in(path, layout, known)
+    both = folder / f"{_BOTH}.txt"
+    if len(there) == 1 and both.is_file():
+        # The rest of trainval.txt is what the missing list held.
+        (given,) = there
+        rest = [name for name in _names_in(both, layout, known) if name not in set(there[given])]
+        if rest:
+            there["val" if given == "train" else "train"] = rest
+    if len(there) == len(SPLITS):
+        no_overlap(folder, *(there[split] for split in SPLITS))
+        return _Lists(there, "")
+    single = next((path for name in _SINGLE if (path := folder / f"{name}.txt").is_file()), paths["train"])
+    if single is not None:
+        return _Lists(
+            divide({name: name for name in _names_in(single, layout, known)}),
+            split_rule(f"the list {layout.lists}/{single.name}"),
+        )
+    if folder.is_dir() and any(folder.iterdir()):
+        message = f"{folder}: no list train.txt; {layout}"
         raise DataError(message)
-    return pairs
+    both_there = sorted(set(images) & set(labels))
+    if not both_there:
+        message = f"{home}: no picture in JPEGImages has a {layout.labels}/NAME{layout.suffix}; {layout}"
+        raise DataError(message)
+    every = {name: name for name in sorted(known)}
+    return _Lists(divide(every), split_rule(f"the pictures in JPEGImages and {layout.labels}"))
 
 
-def _listed(path: Path, layout: _Layout) -> list[str]:
-    """Read the names in a list file; a name may contain spaces."""
-    try:
-        text = path.read_text(encoding="utf-8-sig")  # Windows editors begin such files with a byte-order mark
-    except FileNotFoundError as error:
-        message = f"{path}: no such list; {layout}"
-        raise DataError(message) from error
-    except (OSError, UnicodeDecodeError) as error:
-        message = f"{path}: cannot be read as UTF-8 text ({error})"
-        raise DataError(message) from error
-    names = [line.strip() for line in text.splitlines() if line.strip()]
+def _names_in(path: Path, layout: _Layout, known: set[str]) -> list[str]:
+    """Read the names in a list file; a name may contain spaces, and be followed by 1, 0 or -1 (VOC's lists of a class).
+
+    An image of -1 stays: that it does not show a class does not make it less of a picture.
+    """
+    lines = [line.strip() for line in read_text(path).splitlines() if line.strip()]
+    names = [_name(line, known) for line in lines]
     if not names:
         message = f"{path}: lists no image; {layout}"
         raise DataError(message)
-    if len(set(names)) < len(names):
-        twice = [name for name, count in Counter(names).items() if count > 1]
-        message = f"{path}: lists {len(twice)} images more than once ({first_few(twice)}); they would count twice"
-        raise DataError(message)
+    no_repeats(path, names)
     return names
+
+
+def _name(line: str, known: set[str]) -> str:
+    """The stem that a line means: all of it, or less of it where that is a file and the whole is none."""
+    column = re.fullmatch(r"(.*\S)\s+-?[01]", line)
+    tries = [line, *([column[1]] if column else [])]
+    tries += [Path(text).stem for text in tries]
+    return next((text for text in tries if text in known), column[1] if column else line)
 
 
 def _annotation(path: Path) -> _Annotation:
@@ -369,6 +326,9 @@ def _annotation(path: Path) -> _Annotation:
     try:
         # The files are the user's own data, so expat's limits on entity expansion are protection enough.
         tree = ET.parse(path).getroot()  # noqa: S314
+    except FileNotFoundError as error:
+        message = f"{path}: no such file"
+        raise DataError(message) from error
     except (ET.ParseError, OSError, ValueError, LookupError) as error:
         message = f"{path}: cannot be read as XML ({error})"
         raise DataError(message) from error
@@ -413,129 +373,93 @@ def _without_extent(thing: _Object) -> bool:
     return xmin == xmax or ymin == ymax
 
 
-def _same_frame(item: _Item, annotation: _Annotation, size: Size) -> None:
+def _stands_out(annotation: _Annotation, size: Size) -> bool:
+    """Whether a box reaches beyond a picture of ``size``."""
+    height, width = size
+    return any(thing.corners[2] > width + SLACK or thing.corners[3] > height + SLACK for thing in annotation.objects)
+
+
+def _same_frame(image: Path, label: Path, annotation: _Annotation, size: Size) -> None:
     """Raise `DataError` where the boxes were drawn on the picture at another scale, or before it was turned."""
     told = annotation.size
     if told is None or told == size:
         return
     height, width = size
     similar = any(
-        abs(told_height - height) <= _SLACK and abs(told_width - width) <= _SLACK
+        abs(told_height - height) <= SLACK and abs(told_width - width) <= SLACK
         for told_height, told_width in (told, told[::-1])
     )
     # Height and width are often merely swapped in the XML; only boxes that stand out tell that the picture was turned.
-    stands_out = any(
-        thing.corners[2] > width + _SLACK or thing.corners[3] > height + _SLACK for thing in annotation.objects
-    )
-    if not similar or stands_out:
+    if not similar or _stands_out(annotation, size):
         message = (
-            f"{item.label}: made for a picture of {told[1]} x {told[0]} pixels, but {item.image} has "
+            f"{label}: made for a picture of {told[1]} x {told[0]} pixels, but {image} has "
             f"{width} x {height}, so its boxes do not fit"
         )
         raise DataError(message)
 
 
-def _detection_classes(items: list[_Item], cache: Path) -> tuple[str, ...]:
-    """Class names of the annotations of both splits."""
+def _detection_classes(items: Sequence[Item], cache: Path) -> tuple[str, ...]:
+    """Class names of the annotations of both splits; a broken one has none, and is named where it is read."""
+    paths = [item.label for item in items if item.label is not None]
 
     def names() -> list[str]:
-        return sorted({thing.name for item in items for thing in _annotation(item.label).objects})
+        found: set[str] = set()
+        for path in paths:
+            with suppress(DataError):
+                found |= {thing.name for thing in _annotation(path).objects}
+        return sorted(found)
 
-    found = _remembered(cache, "names-1", [item.label for item in items], names)
+    found = remembered(cache, "voc-names-2", paths, names)
     if set(found) <= set(CLASSES) and found:
         return CLASSES
     if not found:
-        message = f"{items[0].label.parent}: not one of the {len(items)} listed annotations has an object"
+        message = f"{paths[0].parent}: not one of the {len(paths)} listed annotations has an object"
         raise DataError(message)
     return tuple(found)
 
 
-def _segmentation_classes(home: Path, items: dict[str, list[_Item]], cache: Path) -> tuple[str, ...]:
+def _segmentation_classes(home: Path, items: dict[Split, list[Item]], cache: Path) -> tuple[str, ...]:
     """Class names where there is no labelmap.txt."""
     if _is_voc(home, items):
         return ("background", *CLASSES)
-    paths = [item.label for item in items["train"]]
+    paths = [item.label for item in items["train"] if item.label is not None]
 
     def largest() -> list[str]:
-        highest = 0
+        highest, broken = 0, ""
         for path in paths:
-            mask = read_labels(path)
+            try:
+                mask = read_labels(path)
+            except DataError as error:
+                broken = broken or str(error)
+                continue
             highest = max(highest, int(mask.max(initial=0, where=mask != IGNORE)))
         if not highest:
-            message = f"{paths[0].parent}: the {len(paths)} label maps listed for train hold background only"
-            raise DataError(message)
+            raise DataError(
+                broken or f"{paths[0].parent}: the {len(paths)} label maps listed for train hold background only"
+            )
         return ["background", *(f"class_{index}" for index in range(1, highest + 1))]
 
-    return tuple(_remembered(cache, "indices-1", paths, largest))
+    return tuple(remembered(cache, "voc-indices-2", paths, largest))
 
 
-def _is_voc(home: Path, items: dict[str, list[_Item]]) -> bool:
+def _is_voc(home: Path, items: dict[Split, list[Item]]) -> bool:
     """Whether this is Pascal VOC and not own data in its layout.
 
     VOC's annotations say where they are from. Where only the label maps were unpacked, the folder and all images must
     be named as VOC names them; the folder alone says little, since much training code insists on "VOC2007".
     """
-    first = items["train"][0]
-    annotation = home / "Annotations" / f"{first.label.stem}.xml"
+    stems = [item.image.stem for split in SPLITS for item in items[split]]
+    annotation = home / "Annotations" / f"{stems[0]}.xml"
     if annotation.is_file():
         with suppress(ET.ParseError, ValueError, LookupError):
             tree = ET.parse(annotation).getroot()  # noqa: S314  (the user's own data, as above)
             return (tree.findtext("source/annotation") or "").startswith("PASCAL VOC")
     return re.fullmatch(r"VOC20\d\d", home.resolve().name) is not None and all(
-        re.fullmatch(r"(20\d\d_)?\d{6}", item.label.stem) for split in _SPLITS for item in items[split]
+        re.fullmatch(r"(20\d\d_)?\d{6}", stem) for stem in stems
     )
 
 
-def _labelmap(home: Path) -> _LabelMap | None:
+def _labelmap(home: Path) -> _names.Names | None:
     """labelmap.txt, where there is one."""
     path = home / "labelmap.txt"
-    if not path.is_file():
-        return None
-    classes: list[str] = []
-    colours: dict[Colour, int] = {}
-    for number, line in enumerate(path.read_text(encoding="utf-8-sig", errors="replace").splitlines(), start=1):
-        if not line.strip() or line.startswith("#"):
-            continue
-        name, _, rest = line.partition(":")
-        colour = rest.partition(":")[0].strip()
-        if not name.strip() or name.strip() in classes or not re.fullmatch(r"(\d+\s*,\s*\d+\s*,\s*\d+)?", colour):
-            message = f"{path}: line {number}, '{line.strip()}': want one 'name:r,g,b:parts:actions' for each class"
-            raise DataError(message)
-        if colour:
-            red, green, blue = map(int, colour.split(","))
-            colours[red, green, blue] = len(classes)
-        classes.append(name.strip())
-    if classes[-1:] == ["ignored"]:
-        # Exports of VOC itself end with the seam around objects as if it were a class.
-        classes.pop()
-        colours = {colour: min(index, IGNORE) if index < len(classes) else IGNORE for colour, index in colours.items()}
-    if colours:
-        colours.setdefault(BORDER, IGNORE)
-    if not 0 < len(classes) <= IGNORE:
-        message = f"{path}: names {len(classes)} classes; want 1 to {IGNORE}"
-        raise DataError(message)
-    return _LabelMap(tuple(classes), colours)
-
-
-def _remembered(cache: Path, kind: str, paths: list[Path], find: Callable[[], list[str]]) -> list[str]:
-    """Return ``find()``, which reads the files ``paths``; kept in the folder ``cache`` until one of them changes.
-
-    All ``paths`` lie in one folder. The number in ``kind`` goes up when ``find`` comes to mean something else.
-    """
-    digest = sha256(f"{kind}\0{paths[0].parent.resolve()}\n".encode())
-    for path in paths:
-        status = path.stat()
-        digest.update(f"{path.name}\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
-    kept = cache / f"voc-{kind}-{digest.hexdigest()[:24]}.json"
-    with suppress(OSError, ValueError):
-        stored = json.loads(kept.read_text(encoding="utf-8"))
-        if isinstance(stored, list) and all(isinstance(entry, str) for entry in stored):
-            return stored
-    found = find()
-    # A folder that cannot be written costs the time of the next scan, no more.
-    with suppress(OSError):
-        cache.mkdir(parents=True, exist_ok=True)
-        fresh = kept.with_suffix(f".{getpid()}.tmp")
-        fresh.write_text(json.dumps(found), encoding="utf-8")
-        fresh.replace(kept)
-    return found
+    return _names.labelmap(path) if path.is_file() else None

@@ -3,9 +3,12 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
+from bench import catalogue
 from bench.launchers.contract import Job
 from bench.plan.measure import SETS
 
+LONG_S = 30
+"""Seconds from which a measure, by its own guess, is too long for a first look."""
 WORTH = 2
 """A first look is worth its while in a run that takes so many times as long as it."""
 
@@ -17,22 +20,23 @@ class _Model:
     place: int
     jobs: dict[str, Job] = field(default_factory=dict)
 
-    def key(self) -> tuple[int, int, int, int]:
-        """What tells most comes first, and of that what is cheapest: few tokens, few pixels, early in the plan."""
+    def key(self) -> tuple[int, bool, int, int, int]:
+        """What tells most comes first, and of that what is cheapest."""
         cell = next(iter(self.jobs.values())).cell
         pixels = cell.height * cell.width
-        return -len(self.jobs), pixels // cell.patch**2, pixels, self.place
+        heavy = not catalogue.get("heads", cell.head).facts.get("light", False)
+        return -len(self.jobs), heavy, pixels // cell.patch**2, pixels, self.place
 
 
 def first_look(jobs: Sequence[Job]) -> list[Job]:
-    """The jobs of the cheapest model of every family and task, and what their columns need, in their order.
+    """The jobs of the cheapest model of every family, and what their columns need, in their order.
 
-    Cheap is what has few tokens, then few pixels, then comes early in the plan: nothing has been counted yet. One job a
-    measure; none where they are most of the run anyway.
+    Nothing has been counted yet, so cheap is what has a light head (as its catalogue says), few tokens and pixels, and
+    comes early in the plan. One job a measure, without those that take long; none where they are most of the run.
     """
     models: dict[tuple[object, ...], _Model] = {}
     for place, job in enumerate(jobs):
-        if "backbone" in job.measure.fields:
+        if "backbone" in job.measure.fields and job.measure.seconds <= LONG_S:
             key = tuple(job.cell.part(SETS["@model"]).values())
             models.setdefault(key, _Model(place)).jobs.setdefault(job.measure.name, job)
     best: dict[str, _Model] = {}

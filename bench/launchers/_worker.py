@@ -75,6 +75,11 @@ class Workers:
         with _interrupt_later():
             forkserver.ensure_running()
 
+    @property
+    def jobs(self) -> list[Job]:
+        """What runs now."""
+        return [one.job for one in self.running]
+
     def start(self, job: Job, threads: int) -> Worker:
         """A process for a job, with so many CPU threads."""
         ours, theirs = self.context.Pipe()

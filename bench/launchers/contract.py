@@ -21,8 +21,9 @@ from bench.plan.recipe import Recipe
 class Job:
     """One measurement to make: a measure on a cell.
 
-    vary: fields beyond the cell's title that differ within the plan, and so belong to this job's title. stated: the
-    recipe, where its name in the cell stands for a file of the user's.
+    recipe: what it states, where its name in the cell stands for a file of the user's. data: what the record says of
+    the data set beyond its name. without: pictures that are left out of training. vary: fields beyond the cell's title
+    that differ within the plan, and so belong to this job's title.
     """
 
     measure: Measure
@@ -30,7 +31,9 @@ class Job:
     root: Path | None
     key: str
     vary: tuple[str, ...] = ()
-    stated: Recipe | None = None
+    recipe: Recipe | None = None
+    data: str = ""
+    without: tuple[str, ...] = ()
 
     def title(self) -> str:
         """Short text for people, different for every job of a plan."""
@@ -50,7 +53,8 @@ class Settings:
 
     cache, pictures: folders. timeout_s: of one job. group: most cells that are interleaved with each other; their
     records are written together. precision: when an interleaved measure has enough. anchors: (measure, device) -> the
-    job that takes part in every group of them; the first job of each where there is none.
+    job that takes part in every group of them; the first job of each where there is none. images: folder for what is
+    kept of every image; None: nothing is.
     """
 
     cache: Path
@@ -59,6 +63,7 @@ class Settings:
     group: int = 16
     precision: Precision = field(default_factory=Precision)
     anchors: Mapping[tuple[str, str], Job] = field(default_factory=dict)
+    images: Path | None = None
 
 
 def anchor_digest(key: str) -> str:

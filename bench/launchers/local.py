@@ -2,11 +2,11 @@
 
 import os
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 from bench.launchers._group import interleaved
 from bench.launchers._worker import Workers
-from bench.launchers.contract import Event, Job, Settings, Started
+from bench.launchers.contract import Event, Finished, Job, Progress, Settings, Started
 
 CATALOGUE = {"local": {"doc": "processes on this machine; cells that may share it run one a core"}}
 
@@ -54,21 +54,42 @@ def _slices(jobs: Sequence[Job], size: int) -> Iterator[tuple[list[Job], list[li
 
 
 def _side_by_side(jobs: Sequence[Job], workers: Workers) -> Iterator[Event]:
-    """Jobs that run by themselves: one at a time where they are exclusive, one a core where they may share it."""
+    """Jobs that run by themselves: one at a time where they are exclusive, one a core where they may share it.
+
+    What runs out of memory beside others is tried once more without them.
+    """
     queue = deque(jobs)
+    alone: set[str] = set()
+    beside: set[str] = set()
     cores = len(os.sched_getaffinity(0))
     while queue or workers.running:
-        while queue and len(workers.running) < _slots(queue[0], cores):
+        while queue and len(workers.running) < min(_slots(job, cores, alone) for job in (queue[0], *workers.jobs)):
             job = queue.popleft()
-            workers.start(job, job.cell.threads if job.measure.exclusive else max(1, cores // _slots(job, cores)))
+            workers.start(job, _threads(job, cores))
+            if len(workers.running) > 1:
+                beside |= {one.key for one in workers.jobs}
             yield Started(job)
         for one in tuple(workers.running):
-            yield from workers.events(one)
+            for event in workers.events(one):
+                if isinstance(event, Finished) and event.status == "oom" and event.job.key in beside - alone:
+                    alone.add(event.job.key)
+                    queue.append(event.job)
+                    yield Progress(event.job, "out of memory, waiting to be alone", 0, 1)
+                else:
+                    yield event
             if one.waiting:  # nobody takes turns with it
                 one.grant(one.turns, 1)
         if workers.running:
             workers.wait()
 
 
-def _slots(job: Job, cores: int) -> int:
-    return cores if job.cell.device == "cpu" and not job.measure.exclusive else 1
+def _slots(job: Job, cores: int, alone: Collection[str] = ()) -> int:
+    """How many jobs may run while this one does."""
+    return cores if job.cell.device == "cpu" and not job.measure.exclusive and job.key not in alone else 1
+
+
+def _threads(job: Job, cores: int) -> int:
+    """Those of its cell where the number depends on them, else this job's part of the cores."""
+    if job.measure.exclusive or "threads" in job.measure.fields:
+        return job.cell.threads
+    return max(1, cores // _slots(job, cores))

@@ -59,8 +59,8 @@ def _measure(  # noqa: PLR0911 - one line a status
 
     torch.set_num_threads(threads)
     try:
-        case = resolve(job.cell, cache=settings.cache, root=job.root, stated=job.stated)
-        context = Context(report, threads, case, settings.pictures, turns, settings.precision)
+        case = resolve(job.cell, cache=settings.cache, root=job.root, stated=job.recipe, without=job.without)
+        context = Context(report, threads, case, settings.pictures, settings.images, turns, settings.precision)
         module = import_module(catalogue.get("measures", job.measure.name).module)
         outcome = module.measure(job.cell, context)
     except Unsupported as error:

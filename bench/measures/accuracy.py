@@ -9,10 +9,14 @@ import torch
 from bench.data.contract import Dataset, Truth
 from bench.model import build, modes
 from bench.plan.cell import Cell
-from bench.plan.measure import Context, Outcome, Value
+from bench.plan.measure import IMAGES, IMAGES_LOST, Context, Outcome, Value
 from bench.plan.recipe import Recipe
+from bench.stats.overlap import Overlaps
+from bench.stats.precision import Detections
+from bench.store import images as store
+from bench.training.box_metrics import BoxMetrics
+from bench.training.label_metrics import LabelMetrics
 from bench.training.loader import workers_for
-from bench.training.metrics import BoxPrecision, Confusion
 from bench.training.pictures import draw
 from bench.training.predict import frame, predictions
 from bench.training.train import train
@@ -47,13 +51,77 @@ CATALOGUE = {
                 "better": "higher",
                 "task": "segmentation",
             },
+            {
+                "name": "miou_small",
+                "unit": "%",
+                "title": "mIoU small",
+                "better": "higher",
+                "task": "segmentation",
+                "note": "mIoU small, medium and large: of the connected components of each class that take up less "
+                "than 0.33 %, less than 3 %, and more of the picture. A hit or a miss counts in the size of the "
+                "component of the truth that it lies on, a false alarm in that of the component of the prediction. The "
+                "background is left out, and so is a class that has no truth of a size.",
+            },
+            {
+                "name": "miou_medium",
+                "unit": "%",
+                "title": "mIoU medium",
+                "better": "higher",
+                "task": "segmentation",
+            },
+            {
+                "name": "miou_large",
+                "unit": "%",
+                "title": "mIoU large",
+                "better": "higher",
+                "task": "segmentation",
+            },
+            {
+                "name": "boundary_miou",
+                "unit": "%",
+                "title": "boundary mIoU",
+                "better": "higher",
+                "task": "segmentation",
+                "note": "Boundary mIoU (Cheng et al. 2021): of the pixels of each mask that are within 2 % of the "
+                "picture's diagonal of its contour (fine boundary mIoU, in the CSV: 0.5 %).",
+            },
+            {
+                "name": "fine_boundary_miou",
+                "unit": "%",
+                "title": "fine boundary mIoU",
+                "better": "higher",
+                "task": "segmentation",
+                "table": False,
+            },
             {"name": "class_iou", "unit": "%", "title": "IoU", "better": "higher", "table": False},
             {"name": "ap", "unit": "%", "title": "AP", "better": "higher", "task": "detection", "headline": True},
             {"name": "ap50", "unit": "%", "title": "AP50", "better": "higher", "task": "detection"},
             {"name": "ap75", "unit": "%", "title": "AP75", "better": "higher", "task": "detection"},
-            {"name": "ap_small", "unit": "%", "title": "AP small", "better": "higher", "task": "detection"},
+            {
+                "name": "ap_small",
+                "unit": "%",
+                "title": "AP small",
+                "better": "higher",
+                "task": "detection",
+                "note": "AP small, medium and large: of objects whose box (for masks: whose mask) takes up less than "
+                "0.33 %, less than 3 %, and more of the picture, which is what COCO's areas are in one of 640x480.",
+            },
             {"name": "ap_medium", "unit": "%", "title": "AP medium", "better": "higher", "task": "detection"},
             {"name": "ap_large", "unit": "%", "title": "AP large", "better": "higher", "task": "detection"},
+            {
+                "name": "coco_ap_small",
+                "unit": "%",
+                "title": "COCO AP small",
+                "better": "higher",
+                "task": "detection",
+                "note": "COCO AP small, medium and large: by the area that the annotations state (of the mask, where "
+                "there is one), under 32², under 96² pixels, and above, as COCO's own evaluation has it.",
+            },
+            {"name": "coco_ap_medium", "unit": "%", "title": "COCO AP medium", "better": "higher", "task": "detection"},
+            {"name": "coco_ap_large", "unit": "%", "title": "COCO AP large", "better": "higher", "task": "detection"},
+            {"name": "ar_1", "unit": "%", "title": "AR 1", "better": "higher", "task": "detection", "table": False},
+            {"name": "ar_10", "unit": "%", "title": "AR 10", "better": "higher", "task": "detection", "table": False},
+            {"name": "ar_100", "unit": "%", "title": "AR 100", "better": "higher", "task": "detection"},
             {"name": "class_ap", "unit": "%", "title": "AP", "better": "higher", "table": False},
             {"name": "mask_ap", "unit": "%", "title": "mask AP", "better": "higher", "task": "detection"},
             {"name": "mask_ap50", "unit": "%", "title": "mask AP50", "better": "higher", "task": "detection"},
@@ -61,6 +129,54 @@ CATALOGUE = {
             {"name": "mask_ap_small", "unit": "%", "title": "mask AP small", "better": "higher", "task": "detection"},
             {"name": "mask_ap_medium", "unit": "%", "title": "mask AP medium", "better": "higher", "task": "detection"},
             {"name": "mask_ap_large", "unit": "%", "title": "mask AP large", "better": "higher", "task": "detection"},
+            {
+                "name": "coco_mask_ap_small",
+                "unit": "%",
+                "title": "COCO mask AP small",
+                "better": "higher",
+                "task": "detection",
+                "table": False,
+            },
+            {
+                "name": "coco_mask_ap_medium",
+                "unit": "%",
+                "title": "COCO mask AP medium",
+                "better": "higher",
+                "task": "detection",
+                "table": False,
+            },
+            {
+                "name": "coco_mask_ap_large",
+                "unit": "%",
+                "title": "COCO mask AP large",
+                "better": "higher",
+                "task": "detection",
+                "table": False,
+            },
+            {
+                "name": "mask_ar_1",
+                "unit": "%",
+                "title": "mask AR 1",
+                "better": "higher",
+                "task": "detection",
+                "table": False,
+            },
+            {
+                "name": "mask_ar_10",
+                "unit": "%",
+                "title": "mask AR 10",
+                "better": "higher",
+                "task": "detection",
+                "table": False,
+            },
+            {
+                "name": "mask_ar_100",
+                "unit": "%",
+                "title": "mask AR 100",
+                "better": "higher",
+                "task": "detection",
+                "table": False,
+            },
             {"name": "train_s", "unit": "s", "title": "training", "better": "lower", "digits": 0, "table": False},
             {"name": "data_wait_pct", "unit": "%", "title": "waited for data", "better": "lower", "table": False},
         ],
@@ -108,8 +224,8 @@ def measure(cell: Cell, context: Context) -> Outcome:
 
 
 def evaluate(net: Model, val: Dataset, plan: Recipe, cell: Cell, context: Context) -> dict[str, Value]:
-    """The metrics of a model on a validation split, in percent."""
-    confusion, boxes = Confusion(len(val.classes)), BoxPrecision(val.classes)
+    """The metrics of a model on a validation split, in percent, and where what is kept of every image lies."""
+    labels, boxes = LabelMetrics(val.classes, val.background), BoxMetrics(val.classes)
     count = min(len(val), plan.val_images or len(val))
     drawn: list[tuple[np.ndarray, Truth, np.ndarray | Boxes]] = []
     done = 0
@@ -118,7 +234,7 @@ def evaluate(net: Model, val: Dataset, plan: Recipe, cell: Cell, context: Contex
         for row, (image, truth) in enumerate(zip(images, truths, strict=True)):
             found = prediction[row].cpu() if isinstance(prediction, torch.Tensor) else prediction[row]
             if isinstance(found, torch.Tensor):
-                confusion.add(torch.from_numpy(np.array(truth.mask)), found)
+                labels.add(truth, found.numpy())
             else:
                 boxes.add(truth, found)
             # Spread over the split: neighbouring frames of a video would all look alike.
@@ -129,16 +245,32 @@ def evaluate(net: Model, val: Dataset, plan: Recipe, cell: Cell, context: Contex
     if drawn and context.pictures is not None:
         photographs = bool(context.case.data.facts["redistributable"])
         draw(drawn, val, context.pictures / _picture_name(cell), photographs=photographs)
-    if val.task == "detection":
-        return dict(boxes.result())
-    iou = confusion.iou()
-    foreground = np.delete(iou, val.background) if val.background is not None else iou
-    return {
-        "miou": _percent(float(np.nanmean(iou))),
-        "foreground_miou": _percent(float(np.nanmean(foreground))),
-        "pixel_accuracy": _percent(confusion.pixel_accuracy()),
-        "class_iou": {name: _percent(value) for name, value in zip(val.classes, iou, strict=True)},
-    }
+    found = boxes.result() if val.task == "detection" else labels.result()
+    return figures(found) | _kept(found, context)
+
+
+def figures(found: Overlaps | Detections) -> dict[str, Value]:
+    """The columns that follow from what is known of every image, in percent; None where nothing was to be found.
+
+    What was not looked at (masks, areas that the truth does not state) is left out.
+    """
+    columns = [column["name"] for column in CATALOGUE["accuracy"]["columns"]]
+    values: dict[str, Value] = {name: _known(one) for name in columns if (one := found.figure(name)) is not None}
+    for name in columns:
+        classes = {key: found.figure(f"{name}[{key}]") for key in found.classes}
+        if all(one is not None for one in classes.values()):
+            values[name] = {key: _known(one) for key, one in classes.items() if one is not None}
+    return values
+
+
+def _kept(found: Overlaps | Detections, context: Context) -> dict[str, Value]:
+    """Where what is known of every image was written; a disk that is full does not cost the accuracy."""
+    if context.images is None:
+        return {}
+    try:
+        return {IMAGES: store.write(context.images, found.arrays())}
+    except OSError as error:
+        return {IMAGES_LOST: f"{context.images} cannot be written to ({error.strerror})"}
 
 
 def _picture_name(cell: Cell) -> str:
@@ -148,5 +280,5 @@ def _picture_name(cell: Cell) -> str:
     return "_".join((*names, f"{cell.height}x{cell.width}", *others, cell.recipe, f"seed{cell.seed}")) + ".png"
 
 
-def _percent(value: float) -> float | None:
-    return None if np.isnan(value) else 100 * float(value)
+def _known(figure: np.ndarray) -> float | None:
+    return None if np.isnan(figure[0]) else float(figure[0])

@@ -12,7 +12,7 @@ CATALOGUE = {
     "training_memory": {
         "version": 1,
         "fields": ["@model", "@mode", "batch", "recipe"],
-        "exclusive": True,
+        "exclusive": False,
         "asked": True,
         "seconds": 4.0,
         "columns": [

@@ -27,6 +27,7 @@ class Case:
         root: folder of the data set; None for an embedded one.
         cache: folder for what can be made again.
         stated: the recipe, where its name stands for a file of the user's.
+        without: paths of pictures that are left out of training.
     """
 
     cell: Cell
@@ -36,6 +37,7 @@ class Case:
     root: Path | None
     cache: Path
     stated: Recipe | None = None
+    without: tuple[str, ...] = ()
 
     @property
     def task(self) -> Task:
@@ -74,10 +76,25 @@ class Case:
         return self._open(name, masks=self.masks)
 
     def _open(self, name: Split, *, masks: bool) -> Dataset:
-        return dataset.load(self.data, task=self.task, root=self.root, cache=self.cache, split=name, masks=masks)
+        return dataset.load(
+            self.data,
+            task=self.task,
+            root=self.root,
+            cache=self.cache,
+            split=name,
+            masks=masks,
+            without=self.without if name == "train" else (),
+        )
 
 
-def resolve(cell: Cell, *, cache: Path, root: Path | None = None, stated: Recipe | None = None) -> Case:
+def resolve(
+    cell: Cell,
+    *,
+    cache: Path,
+    root: Path | None = None,
+    stated: Recipe | None = None,
+    without: tuple[str, ...] = (),
+) -> Case:
     """Look up what a cell names.
 
     Args:
@@ -85,6 +102,7 @@ def resolve(cell: Cell, *, cache: Path, root: Path | None = None, stated: Recipe
         cache: folder for what can be made again.
         root: folder of its data set; None for an embedded one.
         stated: its recipe, where that is a file of the user's; None: one that has its name.
+        without: paths of pictures that are left out of training.
 
     Raises:
         UserError: a name that nothing has.
@@ -97,4 +115,5 @@ def resolve(cell: Cell, *, cache: Path, root: Path | None = None, stated: Recipe
         root=root,
         cache=cache,
         stated=stated,
+        without=without,
     )

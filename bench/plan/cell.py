@@ -82,6 +82,21 @@ IN_TITLE = ("backbone", "patch", "head", "height", "width", "dataset")
 FIELDS = tuple(field.name for field in fields(Cell))
 LATER = {field.name: field.default for field in fields(Cell) if field.default is not MISSING}
 """Fields that were added after records had been made, and what those records were measured with."""
+DEFAULTS: Mapping[str, Any] = {
+    "patch": None,
+    "weights": "random",
+    "batch": 1,
+    "dtype": "fp32",
+    "compile": "none",
+    "attention": "auto",
+    "device": "auto",
+    "threads": 0,
+    "dataset": "scenes",
+    "recipe": "short",
+    "seed": 0,
+    **LATER,
+}
+"""What a matrix takes for the axes that it does not name. None: the native patch; "auto", 0: what the machine has."""
 
 
 def agrees(cell: Cell, part: Mapping[str, Any]) -> bool:

@@ -4,13 +4,26 @@ A cell says ``layout`` (``scenes``, ``camvid``) or ``layout:instance`` (``voc:bc
 layout), so that two folders of one layout are never taken for one another.
 """
 
-from collections.abc import Sequence
+import os
+import re
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from hashlib import sha256
+from os import fsencode
 from pathlib import Path
 
 from bench import catalogue
 from bench.catalogue import Entry
+from bench.data._listing import SPLITS
+from bench.data._subset import Without
 from bench.data.contract import Dataset, Split, Task
+from bench.data.examine import Examined
+from bench.data.examine import examine as look
 from bench.errors import DataError, UserError
+
+LISTED = 20
+"""Broken files that a message names; the others it counts."""
 
 
 class Roots:
@@ -20,7 +33,7 @@ class Roots:
         self.named: dict[str, Path] = {}
         self.parents: list[Path] = []
         for argument in arguments:
-            name, equals, folder = argument.partition("=")
+            name, equals, folder = ("", "", argument) if Path(argument).is_dir() else argument.partition("=")
             path = Path(folder if equals else argument).expanduser()
             if not path.is_dir():
                 raise UserError(f"--data-root {argument}: {path} is no folder")
@@ -28,6 +41,24 @@ class Roots:
                 self.named[name] = path
             else:
                 self.parents.append(path)
+
+    def recognised(self) -> tuple[str, frozenset[Task]]:
+        """The data set that the folders are, where none was named, and the tasks that it serves.
+
+        Raises:
+            UserError: they are several, or in no layout that is known.
+        """
+        for parent in self.parents:
+            fitting = [layout for layout in layouts(parent) if not layout.missing]
+            if fitting and len(self.parents) == 1:
+                name = fitting[0].name
+                return address(name, parent), frozenset(layout.task for layout in fitting if layout.name == name)
+        given = [*map(str, self.parents), *(f"{name}={folder}" for name, folder in self.named.items())]
+        raise UserError(
+            f"--data-root {' '.join(given)}: the matrix asks for no data set on disk, and which one is meant is not "
+            "plain: name it with --dataset; `densebench data FOLDER` says which layout a folder is in, or what is "
+            "missing"
+        )
 
     def resolve(self, dataset: str) -> tuple[str, Path | None]:
         """The name with its instance, and the folder.
@@ -62,7 +93,8 @@ class Roots:
 
 def _named(layout: str, instance: str, root: Path) -> tuple[str, Path]:
     root = root.resolve()
-    instance = instance or root.name
+    # Whatever a folder is called, its name is text that can be stored and shown.
+    instance = instance or root.name.encode("utf-8", "backslashreplace").decode()
     return (layout if instance.lower() == layout else f"{layout}:{instance}"), root
 
 
@@ -80,17 +112,179 @@ def check(dataset: str, task: Task, root: Path | None) -> str:
     return ""
 
 
-def load(entry: Entry, *, task: Task, root: Path | None, cache: Path, split: Split, masks: bool = False) -> Dataset:
-    """Open one split of a data set; ``masks``: with instance masks.
+@dataclass(frozen=True)
+class Layout:
+    """A layout that a folder may be in, for one task.
+
+    name: of the data set that reads it. note: what the folder leaves open and how it is decided. missing: why the
+    folder is not in it; "" where it is. marks: what is there that speaks for it.
+    """
+
+    name: str
+    task: Task
+    note: str = ""
+    missing: str = ""
+    marks: tuple[str, ...] = ()
+
+
+def layouts(root: Path, only: str | None = None) -> tuple[Layout, ...]:
+    """Every layout of the catalogue (or ``only`` one), by task: those that the folder is in, then the likeliest others.
+
+    Raises:
+        UserError: there is no such data set, or it does not lie on disk.
+    """
+    entries = [entry for entry in catalogue.entries("data").values() if entry.facts["root"]]
+    if only is not None:
+        chosen = catalogue.dataset(only)
+        if not chosen.facts["root"]:
+            raise UserError(f"data set {only} is made by densebench and lies in no folder")
+        entries = [chosen]
+    ranked: list[tuple[tuple[bool, bool, int], Layout]] = []
+    for entry in entries:
+        marks = _marks(root, entry.facts.get("marks", ()))
+        for task in entry.facts["tasks"]:
+            try:
+                found = Layout(entry.name, task, note=entry.load().check(root, task) or "", marks=marks)
+            except (DataError, OSError) as error:
+                found = Layout(entry.name, task, missing=str(error), marks=marks)
+            ranked.append(((bool(found.missing), bool(entry.facts.get("general", False)), -len(marks)), found))
+    return tuple(found for _, found in sorted(ranked, key=lambda pair: pair[0]))
+
+
+def _marks(root: Path, patterns: Sequence[str]) -> tuple[str, ...]:
+    """Which of the patterns match something, by the first name that they match."""
+    found: dict[str, None] = {}
+    for pattern in patterns:
+        with suppress(OSError):
+            if (path := next(root.glob(pattern), None)) is not None:
+                found[path.relative_to(root).as_posix()] = None
+    return tuple(found)
+
+
+def address(layout: str, root: Path) -> str:
+    """What to give as ``--dataset`` for a folder in a layout, beside ``--data-root`` with the folder."""
+    name = root.resolve().name
+    # A comma parts values on the command line, and a name of other bytes than text cannot be typed.
+    return f"{layout}:{name}" if re.fullmatch(r"[\w.+-]+", name) and name.lower() != layout else layout
+
+
+def note(dataset: str, task: Task, root: Path | None) -> str:
+    """What the folder left open and how it was decided, such as which images are val; "" for nothing.
+
+    Raises:
+        DataError: as for `check`.
+    """
+    return "" if root is None else catalogue.dataset(dataset).load().check(root, task) or ""
+
+
+def load(
+    entry: Entry,
+    *,
+    task: Task,
+    root: Path | None,
+    cache: Path,
+    split: Split,
+    masks: bool = False,
+    without: Collection[str] = (),
+) -> Dataset:
+    """Open one split of a data set.
+
+    Args:
+        entry: of the data set.
+        task: of the head.
+        root: its folder; None for an embedded one.
+        cache: folder for what can be made again.
+        split: which one.
+        masks: with instance masks.
+        without: paths of pictures that are left out.
 
     Raises:
         DataError: see `bench.data.contract`, or masks are asked of a data set that has none.
     """
-    if not masks:
-        return entry.load().load(entry.name, task=task, root=root, cache=cache, split=split)
-    if refused := no_masks(entry):
+    if masks and (refused := no_masks(entry)):
         raise DataError(refused)
-    return entry.load().load(entry.name, task=task, root=root, cache=cache, split=split, masks=True)
+    options = {"masks": True} if masks else {}
+    opened = entry.load().load(entry.name, task=task, root=root, cache=cache, split=split, **options)
+    return Without(opened, without) if without else opened
+
+
+@dataclass(frozen=True)
+class Files:
+    """The splits of a data set, and what a look at all of their files found."""
+
+    opened: Mapping[Split, Dataset]
+    splits: Mapping[Split, Examined]
+
+    def faults(self, splits: Sequence[Split]) -> list[str]:
+        """A line for each image of these splits that cannot be used."""
+        return [f"{split}: {one.reason}" for split in splits for one in self.splits[split].broken]
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """The pictures of train that are left out because they are broken, and what the record says of it."""
+
+    pictures: tuple[str, ...] = ()
+    note: str = ""
+
+
+def examine(
+    dataset: str,
+    *,
+    task: Task,
+    root: Path,
+    cache: Path,
+    masks: bool = False,
+    report: Callable[[str, int, int], None] = lambda *_: None,
+) -> Files:
+    """Look at every file of a data set on disk, see `bench.data.examine`; ``report``: (what, done, total).
+
+    Raises:
+        DataError: it cannot be opened at all.
+    """
+    opened: dict[Split, Dataset] = {}
+    found: dict[Split, Examined] = {}
+    for split in SPLITS:
+        opened[split] = load(catalogue.dataset(dataset), task=task, root=root, cache=cache, split=split, masks=masks)
+        kind = f"{split}{' with masks' if masks else ''}"
+        what = f"{dataset} {split}"
+        found[split] = look(opened[split], cache, kind, lambda done, total, what=what: report(what, done, total))
+    return Files(opened, found)
+
+
+def refuse_broken(dataset: str, files: Files, *, skip: bool) -> None:
+    """Raise what is broken, as a list; ``skip``: the images of val alone, as those of train are left out.
+
+    Raises:
+        DataError: there is some.
+    """
+    faults = files.faults(("val",) if skip else ("train", "val"))
+    if not faults:
+        return
+    total = sum(len(files.splits[split].images) for split in files.splits)
+    more = f"\n  and {len(faults) - LISTED} more; `densebench data FOLDER` lists all" if len(faults) > LISTED else ""
+    advice = (
+        "mend them: --skip-broken leaves images out of train alone, as others could not be compared on the rest"
+        if skip
+        else "mend them, or take them out; --skip-broken leaves those of train out, and says so in the record"
+    )
+    listed = "".join(f"\n  {fault}" for fault in faults[:LISTED])
+    raise DataError(
+        f"data set {dataset}: {len(faults)} of {total} images cannot be used, so nothing was measured; "
+        f"{advice}:{listed}{more}"
+    )
+
+
+def left_out(root: Path, files: Files) -> LeftOut:
+    """The broken images of train."""
+    train = files.splits["train"]
+    pictures = sorted(str(one.picture) for one in train.broken)
+    if not pictures:
+        return LeftOut()
+    names = b"\n".join(fsencode(os.path.relpath(picture, root)) for picture in pictures)
+    digest = sha256(names).hexdigest()[:8]
+    note = f"{len(pictures)} of {len(train.images)} train images left out as broken ({digest})"
+    return LeftOut(tuple(pictures), note)
 
 
 def no_masks(entry: Entry) -> str:

@@ -80,7 +80,7 @@ def describe() -> Environment:
         },
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
-        "packages": {name: version for name in _PACKAGES if (version := _version(name))},
+        "packages": {name: version for name in _PACKAGES if (version := installed(name))},
     }
     if known := _gpu_facts():  # left out where there is none, so that a CPU's digest is what it always was
         facts |= known
@@ -160,7 +160,8 @@ def _ask_gpus(what: str) -> list[str]:
     return [line for line in answer.stdout.splitlines() if line.strip()]
 
 
-def _version(package: str) -> str:
+def installed(package: str) -> str:
+    """Version of a package as its metadata has it; empty for one that is not here."""
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:

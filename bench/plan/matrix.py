@@ -16,7 +16,7 @@ A block without ``measure`` takes complexity, latency, memory and accuracy, and 
 
 import itertools
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from typing import Any
 from bench import catalogue
 from bench.errors import UserError, unknown
 from bench.plan import recipe, toml, weights
-from bench.plan.cell import ATTENTION, COMPILE, DEVICES, DTYPES, FORMATS, LATER, PADDING, RESAMPLING, WINDOWS, Cell
+from bench.plan.cell import ATTENTION, COMPILE, DEFAULTS, DEVICES, DTYPES, FORMATS, PADDING, RESAMPLING, WINDOWS, Cell
 from bench.plan.environment import Environment
 from bench.plan.measure import measures
 
@@ -32,22 +32,8 @@ FOLDER = Path(__file__).resolve().parent.parent / "matrices"
 LARGEST = 1 << 15
 """Pixels of a side; a larger number is a slip of the keyboard."""
 
-_DEFAULTS: dict[str, list[Any]] = {
-    "patch": [None],
-    "weights": ["random"],
-    "batch": [1],
-    "dtype": ["fp32"],
-    "compile": ["none"],
-    "attention": ["auto"],
-    "device": ["auto"],
-    "threads": [0],
-    "dataset": ["scenes"],
-    "recipe": ["short"],
-    "seed": [0],
-    **{axis: [value] for axis, value in LATER.items()},
-}
 _REQUIRED = ("backbone", "resolution", "head")
-AXES = (*_REQUIRED, *_DEFAULTS, "measure")
+AXES = (*_REQUIRED, *DEFAULTS, "measure")
 
 
 @dataclass(frozen=True)
@@ -90,6 +76,29 @@ class Matrix:
             blocks = kept or [{**block, "measure": chosen} for block in blocks]
         return Matrix(self.name, self.question, tuple(blocks), self.named | wanted.keys())
 
+    @property
+    def embedded(self) -> bool:
+        """Whether no block asks for a data set on disk."""
+        names = {name for block in self.blocks for name in block["dataset"]}
+        return not any(catalogue.dataset(name).facts["root"] for name in names)
+
+    def on(self, dataset: str, tasks: Collection[str]) -> "Matrix":
+        """The same question on one data set; heads of tasks that it has no labels for drop out.
+
+        Raises:
+            UserError: none are left.
+        """
+        kept: list[Mapping[str, Sequence[Any]]] = []
+        for block in self.blocks:
+            heads = [head for head in block["head"] if catalogue.get("heads", head).facts["task"] in tasks]
+            if heads:
+                kept.append({**block, "head": heads, "dataset": [dataset]})
+        if not kept:
+            raise UserError(
+                f"data set {dataset} has labels for {', '.join(sorted(tasks))}, which no head asked for does"
+            )
+        return Matrix(self.name, self.question, tuple(kept), self.named | {"dataset"})
+
     def cells(self, environment: Environment) -> Iterator[tuple[Cell, tuple[str, ...]]]:
         """Every cell with the measures to take on it, no choice left open; a cell may come several times."""
         return ((ask.cell, ask.measures) for ask in self.asks(environment))
@@ -123,8 +132,8 @@ def names() -> list[str]:
 
 
 def question(name: str) -> str:
-    """First line of the question that a matrix answers."""
-    return load(name).question.strip().partition("\n")[0]
+    """The question that a matrix answers, of several sentences the first."""
+    return catalogue.first_sentence(load(name).question)
 
 
 def load(name: str) -> Matrix:
@@ -145,8 +154,23 @@ def load(name: str) -> Matrix:
     grid = document.get("grid")
     if not isinstance(grid, list) or not grid or not all(isinstance(block, dict) for block in grid):
         raise UserError(f"{path}: there is no [[grid]] block; a matrix needs at least one")
-    blocks = tuple(_block(block, f"{path}, [[grid]] {number}") for number, block in enumerate(grid, 1))
+    blocks = tuple(
+        _block(_beside(block, path.parent), f"{path}, [[grid]] {number}") for number, block in enumerate(grid, 1)
+    )
     return Matrix(path.stem, document["question"], blocks)
+
+
+def _beside(block: Mapping[str, Any], folder: Path) -> Mapping[str, Any]:
+    """Recipe files that a matrix file names lie beside it, unless there is none there."""
+
+    def found(value: Any) -> Any:
+        file = isinstance(value, str) and value.endswith(recipe.ENDING) and (folder / value).is_file()
+        return str(folder / value) if file else value
+
+    given = block.get("recipe")
+    if given is None:
+        return block
+    return {**block, "recipe": [found(value) for value in given] if isinstance(given, list) else found(given)}
 
 
 def _block(block: Mapping[str, Any], where: str) -> Mapping[str, Sequence[Any]]:
@@ -157,7 +181,7 @@ def _block(block: Mapping[str, Any], where: str) -> Mapping[str, Sequence[Any]]:
         if key not in block:
             raise UserError(f"{where}: key '{key}' is missing")
     usual = [name for name, measure in measures().items() if not measure.asked]
-    full = {"measure": usual, **_DEFAULTS, **block}
+    full = {"measure": usual, **DEFAULTS, **block}
     return {axis: _values(axis, full[axis], f"{where}, {axis}") for axis in AXES}
 
 

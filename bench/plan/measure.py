@@ -15,7 +15,8 @@ Such a file has a *literal* ``CATALOGUE`` with one entry, read without importing
         }
     }
 
-and a function ``measure(cell, context) -> Outcome``, run in a process of its own.
+and a function ``measure(cell, context) -> Outcome``, run in a process of its own; ``context.case`` holds the cell
+and the things that it names.
 
 An interleaved measure prepares (build, warm up), then takes its samples in ``for turn in context.turns():``. Between
 two turns the other cells of the group have theirs, so that a drifting machine drifts for all of them. Beside the series
@@ -45,6 +46,9 @@ Value = float | int | str | None | dict[str, float | None]
 
 COMPANY = "company"
 """Key of a value beside the columns: why the figures were taken in company (a sentence). Nothing is claimed of them."""
+IMAGES, IMAGES_LOST = "images", "images_lost"
+"""Keys of values beside the columns: the digest of the file with what is kept of every image (`bench.store.images`), or
+why it could not be written."""
 CANNOT, CROSSED = "cannot", "crossed"
 """Keys of an unsupported cell's values: the axes (comma-separated) that do not go with its backbone ("task": that its
 data set has no labels for), and the matrix that crossed them where nobody asked for just that."""
@@ -58,6 +62,7 @@ class Column:
 
     better: which way is better; None: neither. task: of the heads that it applies to; None: all. digits: decimals in
     tables. table: shown in tables (a dict of one number a class is not). headline: the one that ranks a task's rows.
+    note: what there is to know of it, and of the columns like it, for the notes below tables.
     """
 
     name: str
@@ -68,6 +73,7 @@ class Column:
     digits: int = 1
     table: bool = True
     headline: bool = False
+    note: str = ""
 
 
 @dataclass(frozen=True)
@@ -86,11 +92,21 @@ class Measure:
     asked: bool = False
 
     @property
+    def trains(self) -> bool:
+        """Whether it learns from the images of the data set: whatever else needs them only for their classes."""
+        return "seed" in self.fields
+
+    @property
     def floor(self) -> str:
         """The column of an interleaved measure that holds the noise floor of its group."""
         return next(
             (column.name for column in self.columns if column.name.endswith("noise_floor_pct")), "noise_floor_pct"
         )
+
+    @property
+    def margin(self) -> str:
+        """The column of an interleaved measure that holds half of the interval of its series, in percent."""
+        return f"{self.interleaved.removesuffix('_ms')}_ci_pct"
 
 
 @dataclass(frozen=True)
@@ -147,6 +163,7 @@ class Context:
     threads: CPU threads that this process was given.
     case: the cell and the things that it names.
     pictures: folder for pictures of predictions.
+    images: folder for what is kept of every image; None: nothing is.
     turns: waits for this process's next turn; leaving the loop ends the last one.
     precision: when enough has been seen.
     """
@@ -155,6 +172,7 @@ class Context:
     threads: int
     case: Case
     pictures: Path | None = None
+    images: Path | None = None
     turns: Callable[[], Iterator[Turn]] = unshared
     precision: Precision = field(default_factory=Precision)
 

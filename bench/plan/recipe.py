@@ -4,11 +4,13 @@ import hashlib
 import json
 import re
 from functools import cache
+from itertools import takewhile
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from bench.catalogue import first_sentence
 from bench.errors import UserError, unknown
 from bench.plan import toml
 
@@ -85,6 +87,12 @@ def names() -> list[str]:
     return sorted(path.stem for path in FOLDER.glob("*.toml"))
 
 
+def doc(name: str) -> str:
+    """First sentence of the comment that one of `names` begins with."""
+    lines = (FOLDER / f"{check(name)}{ENDING}").read_text(encoding="utf-8").splitlines()
+    return first_sentence(" ".join(line.strip("# ") for line in takewhile(lambda line: line.startswith("#"), lines)))
+
+
 def check(value: str) -> str:
     """A value of the axis ``recipe`` as it was given: one of `names`, or the path of a TOML file of one's own.
 
@@ -102,16 +110,17 @@ def resolve(value: str, task: str) -> tuple[str, Recipe | None]:
     """What a cell calls a recipe, and for a file of one's own what it states for a task.
 
     ``../mine.toml`` becomes ``mine@3f2a1c8``, the file's name and a part of its content's digest: no path gets into a
-    record, and two files of one name, or one that was edited, are two recipes.
+    record, and two files of one name, or one that was edited, are two recipes. None where the file states nothing for
+    the task.
 
     Raises:
         UserError: see `load`.
     """
     if not value.endswith(ENDING):
         return value, None
-    stated = load(value, task)
+    stated = _read(Path(value).expanduser()).get(task)
     stem = re.sub(r"[^\w.-]+", "_", Path(value).stem)
-    return f"{stem}@{digest_of(stated)[:7]}", stated
+    return f"{stem}@{digest_of(stated)[:7] if stated else f'no-{task}'}", stated
 
 
 def load(value: str, task: str) -> Recipe:

@@ -3,15 +3,18 @@
 A row is Pareto-optimal when no other row of its group costs at most as much and is at least as good, and better in one
 of the two. A group is one environment, task, data set and recipe, and one value of every other field that makes two
 costs incomparable (`_CONTEXT`). A row off the front is *near* it when every row that beats it does so by less, in cost
-or in value, than may be claimed: it may belong there. Claims about values follow seed noise (`ranking.Noise`), those
-about interleaved costs the noise floor of their session (`bench.report.claims`); any other cost is taken as exact.
+or in value, than may be claimed: it may belong there. Claims about values follow the images and seed noise
+(`bench.report.evidence`), those about interleaved costs the noise floor of their session (`bench.report.claims`); any
+other cost is taken as exact.
 
 Costs are ranked, cheapest first: going down, a row joins the tie group of that group's cheapest while nothing may be
 claimed between the two. A figure that was taken in company has no rank, is on no front and keeps nothing off it.
 """
 
+import csv
+import io
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,8 +23,11 @@ from bench.errors import UserError, unknown
 from bench.plan.cell import FIELDS
 from bench.plan.measure import Column, Measure
 from bench.report.claims import claim
+from bench.report.evidence import Paired, apart, pairing
+from bench.report.naming import Naming, naming
 from bench.report.rows import Part, Row, Table, columns, folders, headline, noise, order, rank, read
-from bench.report.tables import COMPANY_NOTE, IDENTITY, OTHERS, choices, grid, label, number
+from bench.report.tables import COMPANY_NOTE, MARGIN, SPREAD, error_bar, label, number
+from bench.report.terminal import TableColumn, TerminalTable, changes
 from bench.stats.ranking import Noise, Rank, Stat
 
 if TYPE_CHECKING:
@@ -30,6 +36,8 @@ if TYPE_CHECKING:
 AXES = (*(name for name in FIELDS if name != "seed"), "resolution")
 """What rows can be chosen and identified by; ``resolution`` is ``HxW``, or one number for a square."""
 _CONTEXT = ("recipe", "batch")
+IMPORTANCE = ("rank", "cost rank", MARGIN, SPREAD)
+"""Columns that a narrow terminal may leave out, what is left out last first; cost and value always stay."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +46,7 @@ class Point:
 
     rank: by value, within the group. cost_rank: by cost, likewise. pareto: on the front. near: off it by less than may
     be claimed. margin_pct: half of the 95 % confidence interval of the cost; None where it has none. A cost or value
-    that was taken in company has no rank (None).
+    that was taken in company has no rank (None); ``span``: where the undisturbed cost may be.
     """
 
     fields: Mapping[str, Any]
@@ -49,6 +57,7 @@ class Point:
     pareto: bool
     near: bool
     margin_pct: float | None = None
+    span: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -73,6 +82,7 @@ class Section:
     points: tuple[Point, ...]
     lacking: tuple[Lack, ...]
     noise: Mapping[str, Noise | None]
+    paired: Mapping[str, Paired]
     floors: tuple[float, ...] = ()
     """Noise floors of the sessions that the costs come from, in percent; none where a cost is no interleaved one."""
 
@@ -95,6 +105,7 @@ class Comparison:
                 "cost": section.cost.name,
                 "value": section.value.name,
                 "noise_floor_pct": max(section.floors, default=None),
+                "paired": {recipe: asdict(paired) for recipe, paired in section.paired.items()},
                 "rows": [
                     {
                         "fields": dict(point.fields),
@@ -118,11 +129,28 @@ class Comparison:
             for section in self.sections
         ]
 
-    def render(self) -> "Group":
-        """For a terminal."""
+    def as_csv(self) -> str:
+        """Rows and lacking rows of `as_json` under one head; what is unknown is empty."""
+        lines: list[dict[str, Any]] = []
+        for section in self.as_json():
+            about = {name: value for name, value in section.items() if not isinstance(value, list)}
+            about = {f"{name}_column" if name in {"cost", "value"} else name: value for name, value in about.items()}
+            for row in (*section["rows"], *section["lacking"]):
+                fields = row.pop("fields")
+                lines.append(
+                    about | {name: fields.get(name, about.get(name)) for name in FIELDS if name != "seed"} | row
+                )
+        file = io.StringIO()
+        writer = csv.DictWriter(file, dict.fromkeys(name for line in lines for name in line), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(lines)
+        return file.getvalue()
+
+    def render(self, *, wide: bool = False) -> "Group":
+        """For a terminal; ``wide``: every column, however wide that is."""
         from rich.console import Group  # noqa: PLC0415, --json needs no rich
 
-        return Group(*(part for section in self.sections for part in _render(section, self.by)))
+        return Group(*(part for section in self.sections for part in _render(section, self.by, wide=wide)))
 
 
 def compare(
@@ -206,12 +234,15 @@ def _section(
             lacking[parts] = Lack(fields, _why(row, {cost_name: cost_measure, value_name: value_measure}))
     points: list[Point] = []
     noises: dict[str, Noise | None] = {}
+    paired: dict[str, Paired] = {}
     for context, group in sorted(groups.items()):
         recipe = context[0]
         if recipe not in noises:
-            of_recipe = (row.parts[value_measure.name] for row in table.rows if value_measure.name in row.parts)
-            noises[recipe] = noise((part for part in of_recipe if part.fields.get("recipe", "") == recipe), value_name)
-        points += _points(group, cost, value, noises[recipe])
+            of_measure = (row.parts[value_measure.name] for row in table.rows if value_measure.name in row.parts)
+            of_recipe = [part for part in of_measure if part.fields.get("recipe", "") == recipe]
+            noises[recipe] = noise(of_recipe, value_name)
+            paired[recipe] = pairing((part for part in of_recipe if value_name in part.values), value_name)
+        points += _points(group, cost, value, noises[recipe], paired[recipe])
     return Section(
         machine=table.machine,
         environment=table.environment.comparable,
@@ -223,6 +254,7 @@ def _section(
         points=tuple(points),
         lacking=tuple(lacking.values()),
         noise=noises,
+        paired=paired,
         floors=_floors(
             cost_measure if _series(cost_measure, cost_name) else None,
             [parts[0] for group in groups.values() for parts in group],
@@ -235,6 +267,7 @@ def _points(
     cost: tuple[str, Measure, Column],
     value: tuple[str, Measure, Column],
     spread: Noise | None,
+    paired: Paired,
 ) -> list[Point]:
     (cost_name, cost_measure, cost_column), (value_name, value_measure, value_column) = cost, value
     cheaper, better = 1 if cost_column.better == "lower" else -1, 1 if value_column.better == "higher" else -1
@@ -245,12 +278,13 @@ def _points(
     ordered = sorted(group, key=lambda parts: (coordinates(parts)[0], -coordinates(parts)[1], order(group[parts])))
     stats = {part: part.values[value_name] for _, part in ordered}
     timed_value = bool(_series(value_measure, value_name))
+    differ = apart(value_name, spread)
     if timed_value:
         best_first = sorted(ordered, key=lambda parts: -coordinates(parts)[1])
         ranks = _claimed_ranks([parts[1] for parts in best_first], value_measure, value_name)
     else:
-        ranks = rank(stats, value_column, spread)
-    quiet = [parts for parts in ordered if not any(part.company for part in parts)]
+        ranks = rank({part: stat for part, stat in stats.items() if not stat.company}, value_column, differ)
+    quiet = [parts for parts in ordered if not parts[0].values[cost_name].company and not stats[parts[1]].company]
     front = {parts for parts, best in zip(quiet, pareto([coordinates(parts) for parts in quiet]), strict=True) if best}
     costs = _claimed_ranks([parts[0] for parts in ordered], cost_measure, cost_name)
 
@@ -261,16 +295,18 @@ def _points(
             return False
         if timed_value:
             return worth > other_worth and _differ(value_measure, value_name, one[1], other[1])
-        noise = 0.0 if spread is None else spread.difference(stats[one[1]].n, stats[other[1]].n)
-        return worth - other_worth > noise
+        return worth > other_worth and differ(one[1], other[1])
 
     points = []
     for parts in ordered:
         optimal = parts in front
-        known = spread is not None or timed_value or bool(_series(cost_measure, cost_name))
-        near = not optimal and known and parts in quiet and not any(beats(other, parts) for other in quiet)
+        known = spread is not None or paired.paired or timed_value or bool(_series(cost_measure, cost_name))
+        near = not optimal and bool(known) and parts in quiet and not any(beats(other, parts) for other in quiet)
         stat = stats[parts[1]]
-        margin = parts[0].values.get(cost_measure.interleaved.removesuffix("_ms") + "_ci_pct")
+        series = cost_measure.interleaved.removesuffix("_ms")
+        margin = parts[0].values.get(cost_measure.margin)
+        ends = [parts[0].values.get(f"{series}_{end}_ms") for end in ("low", "high")]
+        own = _series(cost_measure, cost_name) == cost_measure.interleaved == cost_name
         points.append(
             Point(
                 group[parts],
@@ -281,6 +317,7 @@ def _points(
                 optimal,
                 near,
                 margin.mean if margin and _series(cost_measure, cost_name) == cost_measure.interleaved else None,
+                (ends[0].mean, ends[1].mean) if own and ends[0] and ends[1] else None,
             )
         )
     return points
@@ -373,62 +410,80 @@ def _matches(row: Row, where: Mapping[str, Sequence[str]]) -> bool:
     return all(_axis(row, axis) in {_normal(axis, text) for text in values} for axis, values in where.items())
 
 
-def _render(section: Section, by: Sequence[str]) -> Iterable[Any]:
+def _render(section: Section, by: Sequence[str], *, wide: bool) -> Iterable[Any]:
     from rich.text import Text  # noqa: PLC0415
 
-    shown = list(by or IDENTITY)
-    rest = [
-        name for name in (*IDENTITY, *OTHERS) if name not in shown and (name != "input" or "resolution" not in shown)
-    ]
-    lines = [choices(item.fields, rest) for item in (*section.points, *section.lacking)]
-    # A field that is known for some rows only does not vary.
-    shown += [name for index, name in enumerate(rest) if len({line[index] for line in lines} - {""}) > 1]
     title = f"{section.task} on {section.dataset}: {section.value.title} against {section.cost.title}"
+    named = naming([point.fields for point in section.points], by=by, headed=_CONTEXT)
     if section.points:
-        body = [
-            [
-                *choices(point.fields, shown),
-                number(point.cost, section.cost) + ("" if point.margin_pct is None else f" ± {point.margin_pct:.1f} %"),
-                str(point.cost_rank or ""),
-                number(point.value, section.value, spread=True),
-                str(point.rank or ""),
-                "*" if point.pareto else "~" if point.near else "",
-            ]
-            for point in section.points
-        ]
-        head = [
-            *shown,
-            label(section.cost),
-            "cost rank",
-            f"{label(section.value)} ±\N{NO-BREAK SPACE}sd\N{NO-BREAK SPACE}(seeds)",
-            "rank",
-            "Pareto",
-        ]
-        yield grid(title, head, body, f"{section.title}\n{_legend(section)}")
+        caption = [section.title, *named.caption(), *_legend(section).split("\n")]
+        yield TerminalTable(title, _columns(section, named), named.headings, caption=caption, wide=wide)
     else:
-        yield Text(f"{title}: no row has both")
+        yield Text(f"{title}: no row has both\n")
     if section.lacking:
-        body = [[*choices(lack.fields, shown), lack.reason] for lack in section.lacking]
-        yield grid("without cost or value", [*shown, "reason"], body, "")
+        reasons = dict.fromkeys(lack.reason for lack in section.lacking)
+        lacking = [lack for reason in reasons for lack in section.lacking if lack.reason == reason]
+        lacks = naming([lack.fields for lack in lacking], by=by)
+        yield TerminalTable(
+            f"{section.task} on {section.dataset}, without {section.cost.title} or {section.value.title}",
+            lacks.columns,
+            changes([lack.reason for lack in lacking]),
+            caption=lacks.caption(named.fixed),
+            wide=wide,
+        )
+
+
+def _columns(section: Section, named: Naming) -> list[TableColumn]:
+    points = section.points
+    found = [
+        TableColumn("", ["*" if point.pareto else "~" if point.near else "" for point in points]),
+        replace(named.columns[0], joined=True),
+        *named.columns[1:],
+        TableColumn(label(section.cost), [number(point.cost, section.cost) for point in points], right=True),
+        _bar(MARGIN, ["" if point.margin_pct is None else f"± {point.margin_pct:.1f} %" for point in points]),
+        _rank("cost rank", [point.cost_rank for point in points]),
+        TableColumn(label(section.value), [number(point.value, section.value) for point in points], right=True),
+        _bar(SPREAD, [error_bar(point.value, section.value) for point in points]),
+        _rank("rank", [point.rank for point in points]),
+    ]
+    return [column for column in found if any(column.cells)]
+
+
+def _rank(title: str, ranks: Iterable[Rank | None]) -> TableColumn:
+    return TableColumn(title, [str(rank or "") for rank in ranks], IMPORTANCE.index(title) + 1, right=True)
+
+
+def _bar(title: str, cells: Sequence[str]) -> TableColumn:
+    """An error bar, beside its number."""
+    return TableColumn(title, cells, IMPORTANCE.index(title) + 1, joined=True)
 
 
 def _legend(section: Section) -> str:
     known = {recipe: noise for recipe, noise in section.noise.items() if noise}
-    legend = ["* no other row is both cheaper and better (in the same data set, recipe, batch and environment)"]
+    legend = [
+        "* Pareto-optimal: no row is both cheaper and better (in the same data set, recipe, batch and environment)"
+    ]
     if section.floors:
         legend.append(
             "cost ± half of its 95 % confidence interval; equal cost ranks: no difference may be claimed "
             f"(noise floor of the sessions: {_range(section.floors)} %)"
         )
-    for recipe, spread in known.items():
+    images = False
+    for recipe, spread in section.noise.items():
         where = f" under recipe {recipe}" if recipe and len(section.noise) > 1 else ""
+        paired = section.paired[recipe]
+        if sentence := paired.sentence(f"{section.value.title}{where}", spread):
+            legend.append(sentence.removesuffix("."))
+            images = True
+        if spread is None or (sentence and paired.paired == paired.parts):
+            continue
         least = f"differences under {spread.difference(1, 1):.2f} of one seed each"
         legend.append(f"equal ranks: within seed noise{where} ({least})")
-    if known or section.floors:
+    if known or section.floors or images:
         legend.append("~ every row that beats it does so by less than may be claimed")
     if any(point.cost.company or point.value.company for point in section.points):
         legend.append(COMPANY_NOTE)
-    if not known:
+    if not known and not images:
         legend.append("seed noise is unknown: small differences may be chance")
     return "\n".join(legend)
 

@@ -40,7 +40,7 @@ def figure(results: Path, task: str, path: Path, *, cost: str = "latency_ms") ->
 
     One panel an environment, data set, recipe and batch. Colour: family of the backbone; shape: head; label:
     backbone/patch, size of the input; bars: standard deviation over seeds; filled: Pareto-optimal; line: the Pareto
-    front.
+    front; pale, with a bar from left to right: taken in company, and where the undisturbed cost may be.
 
     Models that were not trained (a recipe of one step) are in the tables alone.
 
@@ -109,11 +109,13 @@ def _panel(axes: "Axes", section: Section, colours: dict[str, str], markers: dic
     for point in section.points:
         colour = colours[family(point)]
         company = point.cost.company
+        cost = point.cost.mean
+        span = None if point.span is None else [[cost - point.span[0]], [point.span[1] - cost]]
         axes.errorbar(
-            point.cost.mean,
+            cost,
             point.value.mean,
             yerr=point.value.sd,
-            xerr=point.cost.mean * point.margin_pct / 100 if company and point.margin_pct else None,
+            xerr=span,
             fmt=markers[str(point.fields.get("head", ""))],
             color=colour,
             alpha=0.45 if company else 1,

@@ -7,7 +7,7 @@ outer join, whatever the order of the measures. A part that goes with nothing el
 What is known of the machine and of no model (`roof`) goes to every row that it applies to; with it a row says how far
 from the machine's limits it is (`DERIVED`).
 
-Records of environments that are not comparable never meet in a row or in a table. `bench.stats.ranking` says what may
+Records of environments that are not comparable never meet in a row or in a table. `bench.report.evidence` says what may
 be claimed of the means.
 """
 
@@ -25,6 +25,7 @@ from bench.errors import UserError
 from bench.plan.cell import FIELDS
 from bench.plan.environment import Environment
 from bench.plan.measure import TIMED, Column, Measure, measures
+from bench.report.evidence import Paired, apart, pairing
 from bench.report.roofline import Roofline, roofline
 from bench.stats.ranking import Noise, Rank, Stat, pooled, ranked, stat
 from bench.store.record import STATUSES, Record, better
@@ -43,27 +44,32 @@ DERIVED = Measure(
     seconds=0.0,
     doc=(
         "share of the latency that its arithmetic (model FLOP utilisation), its memory traffic and the launches of its "
-        "operations alone would take on this machine, see `bench/roofline.py`; the largest is what bounds it"
+        "operations alone would take on this machine, see `bench/report/roofline.py`; the largest is what bounds it"
     ),
 )
 """Columns that follow from those of several measures."""
 
-_LIMITING = ("gmacs", "latency_ms", "traffic_mib", "operations", "peak_tflops", "copy_gbps", "launch_us")
+_LIMITS = ("peak_tflops", "copy_gbps", "launch_us")
+_LIMITING = ("gmacs", "latency_ms", "traffic_mib", "operations", *_LIMITS)
 _OLD = "of an older version of their measure"
 _GONE = "of a measure that is no longer there"
 _HEADLESS = "of a head that is no longer there, or of none"
 _CROSSED = "of a combination that a matrix crossed and that cannot be had"
-_EDITED = "from before a file that they name (a recipe) was edited"
+_EDITED = "from before a file that they name (a recipe, a data set) was edited"
 _SUPERSEDED = "superseded by another of the same measurement"
 
 
 @dataclass(frozen=True, eq=False)
 class Part:
-    """One measure's records (in order of seed) that agree in `fields`, all its fields but the seed."""
+    """One measure's records (in order of seed) that agree in `fields`, all its fields but the seed.
+
+    folder: of the machine, where what is kept of every image lies; None: nowhere.
+    """
 
     measure: str
     fields: Mapping[str, Any]
     records: tuple[Record, ...]
+    folder: Path | None = None
 
     @cached_property
     def values(self) -> Mapping[str, Stat]:
@@ -73,7 +79,8 @@ class Part:
             if record.status == "ok":
                 for name, number in numbers(record):
                     found[name].append(number)
-        timed = {column.name for column in measures()[self.measure].columns if column.unit in TIMED}
+        columns = measures()[self.measure].columns
+        timed = {one.name for one in columns if one.unit in TIMED or one.name.endswith("_ci_pct")}
         return {name: replace(stat(v), company=bool(self.company) and name in timed) for name, v in found.items()}
 
     @property
@@ -121,8 +128,20 @@ class Row:
             "traffic_pct": limits.traffic_pct,
             "launches_pct": limits.launches_pct,
         }
-        company = any(part.company for part in self.parts.values())
+        company = self._limits_in_company
         return found | {name: Stat(value, None, 1, company) for name, value in derived.items() if value is not None}
+
+    @property
+    def _limits_in_company(self) -> bool:
+        return any(
+            stat.company for part in self.parts.values() for name, stat in part.values.items() if name in _LIMITING
+        )
+
+    @property
+    def bound(self) -> str:
+        """What bounds the latency; "" where there is none, or where it was taken in company: that would be a claim."""
+        timed = any("latency_ms" in part.values for part in self.parts.values())
+        return self.limits.bound if timed and not self._limits_in_company else ""
 
     @cached_property
     def limits(self) -> Roofline:
@@ -130,7 +149,8 @@ class Row:
 
         def known(name: str) -> float | None:
             found = next((part.values[name] for part in self.parts.values() if name in part.values), None)
-            return None if found is None else found.mean
+            # A limit that was measured beside others is no limit.
+            return None if found is None or (found.company and name in _LIMITS) else found.mean
 
         return roofline(
             batch=self.fields.get("batch", 1),
@@ -147,7 +167,8 @@ class Row:
 class Table:
     """Rows that may be compared: one machine, environment, task and data set; best first within a recipe.
 
-    code: git states that the records come from. noise: recipe -> seed noise of the headline column.
+    code: git states that the records come from. noise: recipe -> seed noise of the headline column. paired: recipe ->
+    what its rows have kept of their images.
     """
 
     machine: str
@@ -158,6 +179,7 @@ class Table:
     rows: tuple[Row, ...]
     ranks: Mapping[Row, Rank]
     noise: Mapping[str, Noise | None]
+    paired: Mapping[str, Paired]
 
 
 @dataclass(frozen=True)
@@ -214,7 +236,7 @@ def gather(folder: Path, records: Iterable[Record], described: Mapping[str, Envi
     tables: list[Table] = []
     for group in groups.values():
         environments = sorted((described[name] for name in {record.environment for record in group}), key=_by_id)
-        tables += _tables(folder.resolve().name, environments, _current(group, left_out), left_out)
+        tables += _tables(folder.resolve(), environments, _current(group, left_out), left_out)
     tables.sort(key=lambda table: (table.environment.title(), table.environment.comparable, table.task, table.dataset))
     return Reading(folder, tuple(tables), dict(sorted(left_out.items())))
 
@@ -265,10 +287,13 @@ def noise(parts: Iterable[Part], column: str) -> Noise | None:
     return pooled(known for part in dict.fromkeys(parts) if (known := part.values.get(column)))
 
 
-def rank(stats: Mapping[Part, Stat], column: Column, noise: Noise | None) -> dict[Part, Rank]:
-    """Ranks of measurements by a column, best first; equal means in the order of their cells."""
+def rank(stats: Mapping[Part, Stat], column: Column, apart: Callable[[Part, Part], bool]) -> dict[Part, Rank]:
+    """Ranks of measurements by a column, best first; equal means in the order of their cells.
+
+    apart: says of two whether a difference may be claimed, see `bench.report.evidence`.
+    """
     ordered = sorted(stats, key=lambda part: order(part.fields))
-    return ranked({part: stats[part] for part in ordered}, column.better, noise)
+    return ranked({part: stats[part] for part in ordered}, column.better, apart)
 
 
 def order(fields: Mapping[str, Any]) -> tuple[tuple[int, Any], ...]:
@@ -305,9 +330,19 @@ def _task(fields: Mapping[str, Any]) -> str | None:
 
 
 def _files(record: Record) -> Iterator[tuple[tuple[Any, ...], str]]:
-    """What a record depends on beyond names, and its digest: a recipe has one for each task."""
+    """What a record depends on beyond names, and its digest: a recipe has one for each task.
+
+    What is said of a data set is of one measure, and with masks or without: a training that left out images says so, a
+    latency does not, and other images have broken masks than have broken boxes. Nothing said is a state like any other.
+    """
     for name, text in record.inputs.items():
-        yield (name, record.fields.get(name), _task(record.fields)), text
+        if name != "dataset":
+            yield (name, record.fields.get(name), _task(record.fields)), text
+    if "dataset" in record.fields:
+        entry = catalogue.entries("heads").get(record.fields.get("head", ""))
+        masks = bool(entry and entry.facts.get("masks", False))
+        key = ("dataset", record.fields["dataset"], _task(record.fields), record.measure, masks)
+        yield key, record.inputs.get("dataset", "")
 
 
 def _current(records: Sequence[Record], left_out: Counter[str]) -> list[Record]:
@@ -328,10 +363,10 @@ def _current(records: Sequence[Record], left_out: Counter[str]) -> list[Record]:
 
 
 def _tables(
-    machine: str, environments: list[Environment], records: list[Record], left_out: Counter[str]
+    folder: Path, environments: list[Environment], records: list[Record], left_out: Counter[str]
 ) -> list[Table]:
     groups: dict[tuple[str, str], list[Row]] = defaultdict(list)
-    of_models, of_machine = _divided(_parts(records))
+    of_models, of_machine = _divided(_parts(records, folder))
     for parts in _join(of_models):
         fields = {name: value for part in parts for name, value in part.fields.items()}
         parts += [part for part in of_machine if part.fields.items() <= fields.items()]
@@ -344,14 +379,17 @@ def _tables(
         groups[task, fields.get("dataset", "")].append(Row(task, ordered, by_measure))
     code = tuple(sorted({environment.git for environment in environments}))
     return [
-        Table(machine, environments[0], code, task, dataset, *_ranked(task, rows))
+        Table(folder.name, environments[0], code, task, dataset, *_ranked(task, rows))
         for (task, dataset), rows in groups.items()
     ]
 
 
-def _ranked(task: str, rows: list[Row]) -> tuple[tuple[Row, ...], dict[Row, Rank], dict[str, Noise | None]]:
+def _ranked(
+    task: str, rows: list[Row]
+) -> tuple[tuple[Row, ...], dict[Row, Rank], dict[str, Noise | None], dict[str, Paired]]:
     ranks: dict[Row, Rank] = {}
     noises: dict[str, Noise | None] = {}
+    paired: dict[str, Paired] = {}
     sign = 1.0
     top = headline(task)
     if top:
@@ -361,7 +399,9 @@ def _ranked(task: str, rows: list[Row]) -> tuple[tuple[Row, ...], dict[Row, Rank
         for recipe in sorted({row.fields.get("recipe", "") for row in scored}):
             parts = {row: part for row, part in scored.items() if row.fields.get("recipe", "") == recipe}
             noises[recipe] = noise(parts.values(), column.name)
-            places = rank({part: part.values[column.name] for part in parts.values()}, column, noises[recipe])
+            paired[recipe] = pairing(parts.values(), column.name)
+            stats = {part: part.values[column.name] for part in parts.values()}
+            places = rank(stats, column, apart(column.name, noises[recipe]))
             ranks |= {row: places[part] for row, part in parts.items()}
 
     def place(row: Row) -> tuple[Any, ...]:
@@ -374,10 +414,10 @@ def _ranked(task: str, rows: list[Row]) -> tuple[tuple[Row, ...], dict[Row, Rank
             order(row.fields),
         )
 
-    return tuple(sorted(rows, key=place)), ranks, noises
+    return tuple(sorted(rows, key=place)), ranks, noises, paired
 
 
-def _parts(records: Iterable[Record]) -> list[Part]:
+def _parts(records: Iterable[Record], folder: Path) -> list[Part]:
     groups: dict[tuple[Any, ...], list[Record]] = defaultdict(list)
     keys = {name: _values(field for field in measure.fields if field != "seed") for name, measure in measures().items()}
     for record in records:
@@ -387,6 +427,7 @@ def _parts(records: Iterable[Record]) -> list[Part]:
             group[0].measure,
             {name: value for name, value in group[0].fields.items() if name != "seed"},
             tuple(sorted(group, key=lambda record: record.fields.get("seed", 0))),
+            folder,
         )
         for group in groups.values()
     ]

@@ -6,34 +6,35 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from bench import catalogue
 from bench.errors import UserError
 from bench.plan.cell import FIELDS
 from bench.plan.measure import Column, Measure, measures
 from bench.report.learning import learning
+from bench.report.naming import IDENTITY, OTHERS, choices, naming
 from bench.report.rows import DERIVED, Part, Reading, Table, columns, folders, headline, read, vary
+from bench.report.terminal import NO_BREAK, TableColumn, TerminalTable
 from bench.stats.ranking import Stat
 
-if TYPE_CHECKING:
-    from rich.table import Table as Grid
-
-IDENTITY = ("backbone", "patch", "head", "input")
-"""What names a row in every table; other fields are shown where they vary."""
-OTHERS = tuple(
-    name for name in FIELDS if name not in {"backbone", "patch", "head", "height", "width", "dataset", "seed"}
-)
-"""The fields that are shown where they vary."""
+SPREAD = f"±{NO_BREAK}sd (seeds)"
+"""Title of the column beside a mean over seeds."""
+MARGIN = f"±{NO_BREAK}95{NO_BREAK}% CI"
+"""Title of the column beside a time that was taken in rounds."""
+IMPORTANCE = (
+    "latency_ms", "rank", MARGIN, SPREAD, "peak_mib", "gmacs", "train_step_ms", "joules_per_image", "train_peak_mib",
+    "max_batch", "mfu_pct",
+)  # fmt: skip
+"""Columns of the table at the end of a run, what is left out last first; those of other measures go before them all."""
 LEARNING = "learning.md"
 """The table of `bench.report.learning`, where there is something for it."""
 IN_COMPANY = "≈"
 """Sign of a figure that was taken in company."""
 COMPANY_NOTE = (
     f"{IN_COMPANY} taken while other processes used the machine, and so too slow: no claim is made of it, and its "
-    "interval goes from the fastest round, were it slowed down by all that the others took, to the slowest one"
+    "interval goes from what the fastest round may have been without them to the slowest round"
 )
-NO_BREAK = "\N{NO-BREAK SPACE}"
 _LONGEST = 300
 _PLAIN = re.compile(r"[A-Za-z0-9.±() /%=-]{0,40}")
 
@@ -99,60 +100,59 @@ def texts(reading: Reading) -> dict[str, str]:
     found: dict[str, str] = {}
     for task in sorted({table.task for table in reading.tables}):
         tables = [table for table in reading.tables if table.task == task]
-        found[f"{task}.csv"] = _csv(tables)
+        found[f"{task}.csv"] = as_csv(tables)
         found[f"{task}.md"] = _markdown(task, tables, reading.left_out)
     if text := learning(reading.folder.name, reading.tables):
         found[LEARNING] = text
     return found
 
 
-def summary_table(table: Table) -> "Grid":
-    """The main columns for a terminal: rank, what the row is, the headline and each other measure's first column."""
+def summary_table(table: Table, *, wide: bool = False) -> TerminalTable:
+    """For a terminal: what the row is, its rank, the headline and each other measure's first column.
+
+    Where there is no room, columns are left out in the order of `IMPORTANCE`, the last one first; never the headline
+    and the first cost.
+
+    Args:
+        table: what to show.
+        wide: every column that the Markdown has, however wide that is.
+    """
     top = headline(table.task)
-    several, fixed = vary(table.rows, OTHERS)
-    chosen: dict[str, Column] = {}
-    for measure, column in columns(table.task):
-        if column.table and any(column.name in row.values for row in table.rows):
-            chosen.setdefault(measure.name, column)
-    body = []
-    for row in table.rows:
-        backbone, patch, *rest = choices(row.fields, [*IDENTITY, *several])
-        found = []
-        for column in chosen.values():
-            text = number(row.values.get(column.name), column, spread=bool(top) and column == top[1])
-            found.append(text.partition(" (")[0])
-        failed = status(row.parts.values()).replace(", ", "\n")
-        body.append([str(table.ranks.get(row, "")), f"{backbone}/{patch}", *rest, *found, failed])
-    head = [
-        "rank",
-        "backbone/ patch",
-        *IDENTITY[2:],
-        *several,
-        *(label(column) for column in chosen.values()),
-        "status",
-    ]
-    if not any(line[-1] for line in body):
-        head, body = head[:-1], [line[:-1] for line in body]
-    return grid(f"{table.task} on {table.dataset}", head, body, f"{table.environment.title()}\n{_stated(fixed)}")
-
-
-def grid(title: str, head: Sequence[str], lines: Iterable[Sequence[str]], caption: str) -> "Grid":
-    """A table for a terminal: texts to the left, numbers to the right; where it is narrow, texts are folded."""
-    from rich import box  # noqa: PLC0415, starting without a terminal needs no rich
-    from rich.markup import escape  # noqa: PLC0415
-    from rich.table import Table as Grid  # noqa: PLC0415
-
-    found = Grid(title=escape(title), caption=escape(caption), box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    found.title_justify = found.caption_justify = "left"
-    body = [[escape(text) for text in line] for line in lines]
-    for index, name in enumerate(head):
-        numeric = all(not line[index] or line[index][0].isdigit() for line in body)
-        # One word a line keeps a column as narrow as its numbers, which are never cut.
-        words = escape(name).replace(" ", "\n")
-        found.add_column(words, justify="right" if numeric else "left", overflow="fold", no_wrap=numeric)
-    for line in body:
-        found.add_row(*line)
-    return found
+    names = {name for row in table.rows for name in row.values}
+    first: dict[str, Column] = {}
+    shown = [(measure, column) for measure, column in columns(table.task) if column.table and column.name in names]
+    for measure, column in shown:
+        first.setdefault(measure.name, column)
+    chosen = [column for _, column in shown] if wide else list(first.values())
+    margins = {one.interleaved: one.margin for one in measures().values() if one.interleaved}
+    by_importance = sorted(chosen, key=lambda column: (column != (top and top[1]), _place(column.name)))
+    essential = by_importance[: 2 if top and top[1] in chosen else 1]
+    named = naming([row.fields for row in table.rows], headed=["recipe"])
+    body = [TableColumn("rank", [str(table.ranks.get(row, "")) for row in table.rows], _place("rank"), right=True)]
+    body += named.columns
+    for column in chosen:
+        stats = [row.values.get(column.name) for row in table.rows]
+        cells = [number(stat, column) for stat in stats]
+        importance = 0 if column in essential else _place(column.name)
+        body.append(TableColumn(label(column), cells, importance, right=True))
+        if top and column == top[1]:
+            bars = [error_bar(stat, column) for stat in stats]
+            body.append(TableColumn(SPREAD, bars, _place(SPREAD), joined=True))
+        if not wide and column in essential and (margin := margins.get(column.name)):
+            bars = [margin_bar(row.values.get(margin)) for row in table.rows]
+            body.append(TableColumn(MARGIN, bars, _place(MARGIN), joined=True))
+    if wide and "mfu_pct" in names:
+        bounds = [row.bound for row in table.rows]
+        body.append(TableColumn("bound by", bounds))
+    in_company = any(part.company for row in table.rows for part in row.parts.values())
+    return TerminalTable(
+        f"{table.task} on {table.dataset}",
+        [column for column in body if any(column.cells)],
+        headings=named.headings,
+        notes={index: text for index, row in enumerate(table.rows) if (text := status(row.parts.values()))},
+        caption=[table.environment.title(), *named.caption(), COMPANY_NOTE if in_company else ""],
+        wide=wide,
+    )
 
 
 def label(column: Column) -> str:
@@ -179,15 +179,23 @@ def number(stat: Stat | None, column: Column, *, spread: bool = False) -> str:
     return f"{sign}{rounded(stat.mean)}{'' if stat.sd is None else f' ± {rounded(stat.sd)}'} ({stat.n})"
 
 
-def choices(fields: Mapping[str, Any], names: Iterable[str]) -> list[str]:
-    """Texts of fields; ``input`` (or ``resolution``) is ``HxW``. Unknown ones are empty."""
-    size = f"{fields['height']}x{fields['width']}" if "height" in fields else ""
-    return [size if name in {"input", "resolution"} else str(fields.get(name, "")) for name in names]
+def margin_bar(stat: Stat | None) -> str:
+    """Half of an interval as a share of its figure, in percent: ``± 5.0 %``."""
+    return "" if stat is None else f"±{NO_BREAK}{stat.mean:.1f}{NO_BREAK}%"
+
+
+def error_bar(stat: Stat | None, column: Column) -> str:
+    """What `number` says of the spread beside the mean: ``± sd (seeds)``."""
+    return number(stat, column, spread=True).removeprefix(number(stat, column)).strip()
 
 
 def status(parts: Iterable[Part]) -> str:
     """What is not ok, by measure; empty if everything is."""
     return ", ".join(f"{part.measure}: {part.status}" for part in parts if part.status != "ok")
+
+
+def _place(name: str) -> int:
+    return IMPORTANCE.index(name) + 1 if name in IMPORTANCE else len(IMPORTANCE) + 1
 
 
 def _markdown(task: str, tables: Sequence[Table], left_out: Mapping[str, int]) -> str:
@@ -197,12 +205,20 @@ def _markdown(task: str, tables: Sequence[Table], left_out: Mapping[str, int]) -
         several, fixed = vary(table.rows, OTHERS)
         blocks.append(f"## {_text(table.dataset)}: {_text(table.environment.title())}")
         blocks.append(f"{_text(_stated(fixed))}. Code at {', '.join(table.code)}. {_noise(table)}")
-        blocks += _machine(table) + _company(table)
+        blocks += _data(table) + _machine(table) + _company(table)
         blocks.append(_main(table, several))
         blocks += _per_class(table)
         blocks += _missing(table)
     blocks.append(_notes(task, tables, left_out))
     return "\n\n".join(blocks) + "\n"
+
+
+def _data(table: Table) -> list[str]:
+    """What records say of the data set beyond its name: which images are val, which were left out."""
+    parts = [part for row in table.rows for part in row.parts.values()]
+    said = {record.inputs["dataset"] for part in parts for record in part.records if "dataset" in record.inputs}
+    clauses = dict.fromkeys(clause for text in sorted(said) for clause in text.split("; "))
+    return [f"Data: {_text('; '.join(clauses))}."] if said else []
 
 
 def _main(table: Table, several: list[str]) -> str:
@@ -223,7 +239,7 @@ def _main(table: Table, several: list[str]) -> str:
             str(table.ranks.get(row, "")),
             *choices(row.fields, [*IDENTITY, *several]),
             *(number(row.values.get(column.name), column, spread=bool(top) and column == top[1]) for column in shown),
-            *([row.limits.bound if "latency_ms" in row.values else ""] if timed else []),
+            *([row.bound] if timed else []),
             status(row.parts.values()),
         ]
         for row in table.rows
@@ -320,6 +336,8 @@ def _notes(task: str, tables: Sequence[Table], left_out: Mapping[str, int]) -> s
             "no benchmark accuracy."
         )
     lines += [f"{name}, version {measures()[name].version}: {_text(measures()[name].doc)}" for name in sorted(present)]
+    names = {name for table in tables for row in table.rows for name in row.values}
+    lines += [_text(column.note) for _, column in columns(task) if column.note and column.name in names]
     if any("mfu_pct" in row.values for table in tables for row in table.rows):
         lines.append(f"MFU, traffic and launches: {_text(DERIVED.doc)}")
     if any(part.company for table in tables for row in table.rows for part in row.parts.values()):
@@ -337,6 +355,11 @@ def _noise(table: Table) -> str:
     found = []
     for recipe, noise in table.noise.items():
         where = f" under recipe {recipe}" if len(table.noise) > 1 else ""
+        paired = table.paired[recipe]
+        if sentence := paired.sentence(f"Ranks by {top[1].title}{where}", noise):
+            found.append(sentence)
+        if sentence and paired.paired == paired.parts:
+            continue
         if noise is None:
             found.append(
                 f"Seed noise of {top[1].title}{where} is unknown (no row has two seeds): neighbours in rank may differ "
@@ -351,10 +374,12 @@ def _noise(table: Table) -> str:
     return _text(" ".join(found))
 
 
-def _csv(tables: Sequence[Table]) -> str:
+def as_csv(tables: Sequence[Table]) -> str:
+    """Every row and column of these tables; columns of all tasks where there are several."""
+    tasks = {table.task for table in tables}
     rows = [(table, row) for table in tables for row in table.rows]
     shown: list[tuple[Measure, str]] = []
-    for measure, column in columns(tables[0].task):
+    for measure, column in columns(tables[0].task if len(tasks) == 1 else None):
         classes = _classes([row.parts[measure.name] for _, row in rows if measure.name in row.parts], column)
         shown += [(measure, f"{column.name}[{name}]") for name in classes] or [(measure, column.name)]
     present = sorted({name for _, row in rows for name in row.parts})
@@ -375,7 +400,7 @@ def _csv(tables: Sequence[Table]) -> str:
         for _, name in shown:
             stat = row.values.get(name)
             line += [repr(stat.mean), "" if stat.sd is None else repr(stat.sd), stat.n] if stat else ["", "", ""]
-        line.append(row.limits.bound if "latency_ms" in row.values else "")
+        line.append(row.bound)
         for name in present:
             part = row.parts.get(name)
             line += [part.status, part.reason] if part else ["", ""]

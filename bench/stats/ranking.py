@@ -1,14 +1,13 @@
-"""What may be claimed of means over a few seeds: their noise, and which of them are ties.
+"""What may be claimed of means over a few seeds: their noise, and which measurements are ties.
 
 Seed noise of a column is its pooled sample standard deviation s over the parts with two seeds or more,
 s² = Σ (nᵢ - 1) sᵢ² / f with f = Σ (nᵢ - 1). Two means over n₁ and n₂ seeds are told apart when they differ by more than
 t(f) · s · √(1/n₁ + 1/n₂), an approximate 95 % least significant difference (t(f): two-sided quantile of Student's t,
 about 2). Going down from the best, one joins the tie group of that group's best while it cannot be told apart from it.
-Without noise estimate, only equal numbers tie.
 """
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeVar
 
@@ -46,8 +45,12 @@ class Noise:
 
     def difference(self, n: int, m: int) -> float:
         """Least difference that tells means over n and m seeds apart (approximately 95 %)."""
-        t = _T95[self.freedom - 1] if self.freedom <= len(_T95) else 1.96 + 2.7 / self.freedom
-        return t * self.sd * math.sqrt(1 / n + 1 / m)
+        return t95(self.freedom) * self.sd * math.sqrt(1 / n + 1 / m)
+
+
+def t95(freedom: float) -> float:
+    """Two-sided 95 % quantile of Student's t for so many degrees of freedom."""
+    return _T95[int(freedom) - 1] if freedom <= len(_T95) else 1.96 + 2.7 / freedom
 
 
 def stat(values: Sequence[float]) -> Stat:
@@ -67,22 +70,19 @@ def pooled(stats: Iterable[Stat]) -> Noise | None:
 
 
 def ranked(
-    stats: Mapping[Item, Stat], better: Literal["higher", "lower"] | None, noise: Noise | None
+    stats: Mapping[Item, Stat], better: Literal["higher", "lower"] | None, apart: Callable[[Item, Item], bool]
 ) -> dict[Item, Rank]:
-    """Ranks, best first; those that cannot be told apart from the best of their group share one.
+    """Ranks, best first; those that cannot be told ``apart`` from the best of their group share one.
 
     Equal means keep the order of ``stats``.
     """
     sign = -1 if better == "lower" else 1
     groups: list[list[Item]] = []
     for item in sorted(stats, key=lambda item: -sign * stats[item].mean):
-        if groups:
-            best = stats[groups[-1][0]]
-            gap = sign * (best.mean - stats[item].mean)
-            if gap <= (noise.difference(best.n, stats[item].n) if noise else 0.0):
-                groups[-1].append(item)
-                continue
-        groups.append([item])
+        if groups and not apart(groups[-1][0], item):
+            groups[-1].append(item)
+        else:
+            groups.append([item])
     ranks: dict[Item, Rank] = {}
     for group in groups:
         ranks |= dict.fromkeys(group, Rank(len(ranks) + 1, len(group) > 1))

@@ -66,10 +66,11 @@ class Record:
 def better(later: Record, earlier: Record) -> bool:
     """Whether the later of two answers to one question replaces the earlier one.
 
-    A failure (of --retry, say) does not take away a number, nor a figure in company one that was taken alone.
+    What is settled replaces what is not, and what was settled before; but a figure in company does not take the place
+    of one that was taken alone, nor a failure to take it again that of a figure in company.
     """
-    if earlier.status == "ok" and earlier.company and later.status == "invalid":
-        return False  # of a run with --alone
+    if earlier.status == "ok" and earlier.company and later.status != "ok":
+        return False
     if earlier.status == "ok" and not earlier.company and later.company:
         return False
     return later.status in SETTLED or earlier.status not in SETTLED

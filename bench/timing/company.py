@@ -5,6 +5,7 @@ measurement says in what company it was taken. Nothing here needs rights that a 
 does not tell is None: unknown is never taken for a disturbance.
 """
 
+import math
 import os
 import time
 from dataclasses import dataclass
@@ -184,8 +185,10 @@ def disturbed(company: Company, cores: int, threads: int, device: str) -> str:
 def left(company: Company, cores: int, threads: int, device: str) -> float:
     """At least how much of its slowest CPU (or of the GPU) a round had to itself, 0 to 1; 0 where that is not known.
 
-    A team of threads waits for its slowest one, so all that others took may have been that one's CPU. A GPU is shared
-    out by time among the processes that compute on it. How much heat takes is not known.
+    A team of threads waits for its slowest one. Beside n busy threads on one CPU a fair scheduler leaves 1 / (1 + n) of
+    it; each of them takes half a core or more if it never rests, so there are about two for every core that was taken,
+    and all may have been on that one CPU. A GPU is shared out by time among the processes that compute on it. How much
+    heat takes is not known.
     """
     if device != "cpu":
         slowed = [reason for reason in company.throttled or () if reason != POWER_CAP]
@@ -193,7 +196,7 @@ def left(company: Company, cores: int, threads: int, device: str) -> float:
     if company.throttled or company.others_cores is None:
         return 0.0
     taken = company.others_cores + (company.steal_cores or 0.0) - max(0, cores - threads)
-    return min(1.0, max(0.0, 1.0 - taken))
+    return 1 / (1 + math.ceil(2 * max(0.0, taken)))
 
 
 def _jiffies(stat: Path, mine: list[int]) -> _Jiffies | None:

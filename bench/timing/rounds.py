@@ -38,7 +38,7 @@ PATIENCE = 2.0
 
 
 TRIES = 3
-"""Of a measure that takes no turns, before others make it invalid."""
+"""Of a measure that takes no turns, before one beside others has to do."""
 
 
 class Rounds:
@@ -178,11 +178,9 @@ class Rounds:
         kept = list(rounds_of(samples, f"{self.name}_ms").values())
         if self._in_company():
             reason = f"{len(self.disturbed)} of {self.taken} rounds were disturbed (the last: {self._last()})"
-            if not self._counts():
-                raise Invalid(
-                    f"{reason}; quieten the machine and use --retry, or leave out --alone", Outcome(common, samples)
-                )
             common[COMPANY] = reason
+            if not self._counts():
+                raise Invalid(f"{reason}; quieten the machine, or leave out --alone", Outcome(common, samples))
             found = beside_others(kept, self.left)
         else:
             found = interval(kept)
@@ -199,6 +197,7 @@ class Rounds:
     def _main(self, found: Interval) -> dict[str, Value]:
         name, series = self.name, f"{self.name}_ms"
         skipped = {} if self._in_company() else self.disturbed
+        ends = {f"{name}_low_ms": found.low, f"{name}_high_ms": found.high} if self._in_company() else {}
         pairs = zip(self.series[series], self.index[series], strict=True)
         samples = [sample for sample, index in pairs if index not in skipped]
         return {
@@ -208,6 +207,7 @@ class Rounds:
             f"{name}_steady": str(self.steady).lower(),
             f"{name}_p90_ms": quantile(samples, 0.9),
             f"{name}_p99_ms": quantile(samples, 0.99),
+            **ends,  # of a wide interval that lies mostly to one side
         }
 
     def _in_company(self) -> bool:
@@ -332,7 +332,8 @@ def undisturbed(take: Callable[[], Outcome], cell: Cell, context: Context) -> Ou
             return found
         tries += 1
         if context.precision.company == "allow" or tries == TRIES:
-            reason = f"each of {tries} tries was disturbed (the last: {reason})"
+            reason = f"{tries} of {tries} tries were disturbed (the last: {reason})"
+            found = replace(found, values={**found.values, COMPANY: reason})
             if context.precision.company == "refuse":
-                raise Invalid(f"{reason}; quieten the machine and use --retry, or leave out --alone", found)
-            return replace(found, values={**found.values, COMPANY: reason})
+                raise Invalid(f"{reason}; quieten the machine, or leave out --alone", found)
+            return found

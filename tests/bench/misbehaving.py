@@ -81,6 +81,30 @@ def wants_all_memory(context):
     return takes_turns(context)
 
 
+def wants_the_machine(context):
+    """Runs out of memory while another job of the run is there: each leaves a file as long as it runs."""
+    mine = context.cache / f"running {os.getpid()}"
+    mine.touch()
+    time.sleep(0.5)
+    crowded = len(list(context.cache.glob("running *"))) > 1
+    time.sleep(0.5)
+    mine.unlink()
+    if crowded:
+        raise MemoryError("no room")
+
+
+def starves_its_neighbour(context):
+    """Runs out of memory, after some seconds in which a neighbour would do so, too, if there was one at its start."""
+    mine = context.cache / f"running {os.getpid()}"
+    mine.touch()
+    time.sleep(0.5)
+    crowded = len(list(context.cache.glob("running *"))) > 1
+    time.sleep(float(os.getpid() % 2))  # not both at one moment
+    mine.unlink()
+    if crowded:
+        raise MemoryError("no room")
+
+
 def dies_in_its_turn(context):
     for turn in context.turns():
         if turn.index == 2:

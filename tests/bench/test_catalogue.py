@@ -26,6 +26,21 @@ def test_a_file_without_catalogue_states_nothing(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("text", "first"),
+    [
+        ("Which one,\nof these?\n", "Which one, of these?"),
+        ("\nWhich one? The last one.", "Which one?"),
+        ("Sized for real.toml. Then more.", "Sized for real.toml."),
+        ("Which family, e.g. ViT or Swin? More.", "Which family, e.g. ViT or Swin?"),
+        ("no end here", "no end here"),
+        ("", ""),
+    ],
+)
+def test_a_first_sentence_is_whole(text, first):
+    assert catalogue.first_sentence(text) == first
+
+
+@pytest.mark.parametrize(
     ("text", "message"),
     [
         ("def (:\n", "plug.py is broken"),

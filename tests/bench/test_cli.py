@@ -1,8 +1,10 @@
 """The command line as a user meets it: every verb in a process of its own, every mistake without a traceback."""
 
 import csv
+import importlib.metadata
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -11,8 +13,10 @@ import time
 import pytest
 
 import bench
-from bench import catalogue
-from tests.bench.data.fixtures import write_camvid
+from bench import catalogue, cli
+from bench.errors import UserError
+from bench.plan import recipe
+from tests.bench.data.fixtures import truncate, write_camvid, write_yolo
 from tests.bench.records import environment, make, write
 
 ROOT = catalogue.ROOT
@@ -36,12 +40,37 @@ def densebench(tmp_path):
     return call
 
 
-@pytest.mark.parametrize("kind", ["backbones", "heads", "datasets", "measures", "matrices"])
+@pytest.mark.parametrize("kind", ["backbones", "heads", "datasets", "measures", "matrices", "recipes"])
 def test_list_names_what_there_is(densebench, kind):
     rows = json.loads(densebench("list", kind, "--json"))
     assert all(row["name"] and row["doc"] for row in rows)
     text = densebench("list", kind)
     assert all(row["name"] in text for row in rows)
+
+
+def test_a_question_and_a_comment_are_listed_as_whole_sentences(densebench):
+    rows = [*json.loads(densebench("list", "matrices", "--json")), *json.loads(densebench("list", "recipes", "--json"))]
+    assert [row["name"] for row in rows if row["doc"][-1] not in ".?"] == []
+    docs = {row["name"]: row["doc"] for row in rows}
+    assert docs["default"].endswith("under linear, upernet and fcos, on this machine?"), "its second line"
+    assert docs["smoke"] == "Enough steps to see that everything runs, and no more: its numbers mean nothing."
+
+
+def test_the_version_comes_without_torch():
+    code = "import sys, importlib.metadata, bench.cli as cli; cli.app(['--version'], standalone_mode=False)"
+    code += "; assert not {'torch', 'pandas', 'timm'} & set(sys.modules), 'slow imports'"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == f"densebench {importlib.metadata.version('densebench')}\n"
+
+
+def test_the_version_of_what_is_not_installed_is_not_known(monkeypatch):
+    def nothing(name):
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(importlib.metadata, "version", nothing)
+    with pytest.raises(UserError, match="pip install -e"):
+        cli.app(["--version"], standalone_mode=False)
 
 
 def test_a_dry_run_plans_without_torch_and_without_writing(densebench, tmp_path):
@@ -94,10 +123,16 @@ MISTAKES = [
     (("run", "--launcher", "locl", "--backbone", "vit_pico"), "unknown launcher 'locl': did you mean local"),
     (("run", "--device", "gpu"), "--device: unknown device 'gpu'"),
     (("run", "--backbone", ","), "--backbone was given without a value"),
+    (("run", "--data-root", "."), "name it with --dataset; `densebench data FOLDER` says which layout"),
+    (("data", "nowhere"), "nowhere is no folder; `densebench data` wants the folder of a data set"),
+    (("data", ".", "--dataset", "vco"), "unknown data set 'vco': did you mean voc"),
     (("list", "backbone"), "unknown kind 'backbone': did you mean backbones"),
     (("compare",), "run `densebench run` first"),
     (("report",), "run `densebench run` first"),
     (("compare", "--where", "head"), "AXIS=VALUE"),
+    (("compare", "--csv", "--json"), "--json and --csv exclude each other"),
+    (("run", "--wide", "--csv"), "--csv and --wide exclude each other"),
+    (("run", "--dry-run", "--csv"), "--csv is of what was measured, and --dry-run measures nothing"),
     (("run", "--no-such-option"), "No such option"),
 ]
 
@@ -116,6 +151,54 @@ def test_a_half_present_data_root_is_named_before_anything_runs(densebench, tmp_
     assert not list(tmp_path.glob("results/*/records.jsonl")) or not any(
         path.read_text() for path in tmp_path.glob("results/*/records.jsonl")
     )
+
+
+def test_data_looks_at_a_folder_and_its_command_runs(densebench, tmp_path):
+    root = write_yolo(tmp_path / "my shapes", train=6)
+    content = json.loads(densebench("data", str(root), "--json"))["layouts"][0]
+    assert (content["task"], content["classes"]) == ("detection", ["disc", "box"])
+    rows = json.loads(densebench(*shlex.split(content["run"])[1:], "--dry-run", "--json"))
+    assert {row["fields"].get("dataset", "yolo:my shapes") for row in rows} == {"yolo:my shapes"}
+    truncate(root / "images" / "train" / "image_001.jpg")
+    text = densebench("data", str(root), code=1)
+    assert "yolo, for detection" in text
+    assert "image_001.jpg: cannot be read as an image" in text
+
+
+def test_a_data_root_alone_is_recognised(densebench, tmp_path):
+    root = write_yolo(tmp_path / "shapes", train=6)
+    rows = json.loads(densebench("run", "--data-root", str(root), "--dry-run", "--json"))
+    on = [row["fields"] for row in rows if "dataset" in row["fields"]]
+    assert {(fields["dataset"], fields["head"]) for fields in on} == {("yolo:shapes", "fcos_pico")}
+    error = densebench("run", "--data-root", str(root), "--head", "linear", "--dry-run", code=2)
+    assert "has labels for detection, which no head asked for does" in error
+
+
+def test_broken_files_are_a_list_before_anything_is_measured(densebench, tmp_path):
+    root = write_yolo(tmp_path / "shapes", train=6)
+    for index in (1, 4):
+        truncate(root / "images" / "train" / f"image_00{index}.jpg")
+    words = ("run", "--data-root", str(root), "--backbone", "vit_pico", "--head", "fcos_pico", "--resolution", "64")
+    error = densebench(*words, "--machine", "here", code=2)
+    assert "2 of 8 images cannot be used, so nothing was measured" in error
+    assert error.count("cannot be read as an image") == 2
+    assert (
+        not (tmp_path / "results" / "here" / "records.jsonl").exists()
+        or not (tmp_path / "results" / "here" / "records.jsonl").read_text()
+    )
+
+
+@pytest.mark.slow
+def test_skip_broken_trains_on_the_rest_and_says_so(densebench, tmp_path):
+    root = write_yolo(tmp_path / "shapes", train=6)
+    truncate(root / "images" / "train" / "image_001.jpg")
+    words = ("run", "--data-root", str(root), "--backbone", "vit_pico", "--head", "fcos_pico", "--resolution", "64")
+    words = (*words, "--patch", "16", "--seed", "0", "--recipe", "smoke", "--measure", "accuracy", "--machine", "here")
+    densebench(*words, "--skip-broken")
+    (record,) = map(json.loads, (tmp_path / "results" / "here" / "records.jsonl").read_text().splitlines())
+    assert record["status"] == "ok", record["reason"]
+    assert record["inputs"]["dataset"].startswith("1 of 6 train images left out as broken (")
+    assert "Data: 1 of 6 train images left out" in (tmp_path / "results" / "here" / "detection.md").read_text()
 
 
 def test_an_unwritable_results_folder_is_named(densebench):
@@ -137,12 +220,13 @@ def test_a_torn_store_is_named_by_readers_and_mended_by_run(densebench, tmp_path
 def test_run_measures_reports_and_resumes(densebench, tmp_path):
     """The main job on two cells: every measure in records and tables, an impossible patch as a row, nothing twice."""
     words = ("run", "--backbone", "vit_pico", "--head", "linear,fcos_pico", "--resolution", "64", "--machine", "here")
-    words = (*words, "--seed", "0", "--recipe", "smoke", "--batch", "1", *BESIDE)
+    (tmp_path / "mine.toml").write_text((recipe.FOLDER / "smoke.toml").read_text())
+    words = (*words, "--seed", "0", "--recipe", "mine.toml", "--batch", "1", *BESIDE)
     output = densebench(*words, "--patch", "16")
     assert "9 to make" in output, "two cells, four measures, and the limits of the machine"
     assert output.count("vit_pico/16") >= 2
     folder = tmp_path / "results" / "here"
-    kept = {"records.jsonl", "environments.jsonl", "pictures", "segmentation.png", "detection.png"}
+    kept = {"records.jsonl", "environments.jsonl", "images", "pictures", "segmentation.png", "detection.png"}
     assert "picture: results/here/detection.png, results/here/segmentation.png" in output
     tables = {f"{task}.{kind}" for task in ("segmentation", "detection") for kind in ("md", "csv")}
     assert {path.name for path in folder.iterdir() if path.name[0] != "."} == kept | tables
@@ -154,8 +238,15 @@ def test_run_measures_reports_and_resumes(densebench, tmp_path):
     assert len(frame) == 2
     assert frame["latency_ms"].notna().all()
     records = (folder / "records.jsonl").read_text()
+    named = {json.loads(line)["values"].get("images") for line in records.splitlines()} - {None}
+    assert {path.stem for path in (folder / "images").iterdir()} == named
+    assert len(named) == 2
     again = densebench(*words, "--patch", "16")
     assert "0 to make" in again
+    rows = csv.DictReader(densebench(*words, "--patch", "16", "--csv").splitlines())  # and nothing else on stdout
+    assert {(row["task"], row["backbone"], row["status_latency"]) for row in rows} == {
+        (task, "vit_pico", "ok") for task in ("segmentation", "detection")
+    }
     assert (folder / "records.jsonl").read_text() == records
     bad = (*words, "--patch", "16,7", "--measure", "latency")
     assert "nearest: 63x63" in densebench(*bad), "what is unsupported did not fail"
@@ -207,3 +298,14 @@ def test_what_looks_like_markup_is_shown_as_it_is(densebench, tmp_path):
     output = densebench("run", "--matrix", "odd.toml", "--results", "[/x]", "--strict", code=1)
     assert "Which [/b] [red]one?" in output
     assert "nearest: 48x48" in output
+
+
+def test_a_comparison_is_as_wide_as_the_terminal_or_as_wide_as_it_takes(densebench):
+    words = ("compare", "--results", str(ROOT / "results"), "--task", "segmentation")
+    narrow, wide = densebench(*words), densebench(*words, "--wide")
+    assert max(map(len, narrow.splitlines())) <= 100 < max(map(len, wide.splitlines()))
+    assert "Left out at a width of 100: " in narrow
+    assert "Left out" not in wide
+    rows = list(csv.DictReader(densebench(*words, "--csv").splitlines()))
+    assert {row["pareto"] for row in rows} == {"True", "False", ""}
+    assert all(row["reason"] or float(row["cost"]) > 0 for row in rows)

@@ -17,6 +17,7 @@ from bench.plan.measure import CANNOT, COMPANY
 from bench.report.rows import read
 from bench.store.record import Record
 from bench.store.store import Store
+from tests.bench.data import fixtures
 from tests.bench.data.fixtures import write_camvid
 
 HERE = replace(describe(), id="here", comparable="here", gpus=[], cores=2)
@@ -364,6 +365,27 @@ def test_figures_in_company_are_taken_again_when_asked(question, tmp_path, monke
         return sum(planned.job.measure.name == "memory" for planned in plan.todo)
 
     assert (todo(), todo(retry=True), todo(alone=True)) == (0, 2, 2)
+    refused = Store(tmp_path / "o")
+    with refused.writing() as writer:
+        writer.environment(vars(HERE))
+        for record in store.records():
+            writer.record(replace(record, status="invalid", reason="others"))
+    store = refused
+    assert (todo(), todo(alone=True)) == (2, 0), "what --alone refused is taken without it"
+
+
+def test_a_run_that_goes_on_shows_at_once_what_it_has(tmp_path, monkeypatch):
+    store = Store(tmp_path / "m")
+    plan = run.plan(matrix.load("default"), HERE, store, Roots())
+    Launcher(monkeypatch, stop_after=20)
+    quiet = {"launcher": "local", "show": lambda event: None, "say": lambda text: None}
+    run.run(plan, store, settings(tmp_path), **quiet)
+    launcher, looks = Launcher(monkeypatch), []
+    plan = run.plan(matrix.load("default"), HERE, store, Roots())
+    quiet["look"] = lambda records: looks.append((len(records), len(launcher.jobs)))
+    run.run(plan, store, settings(tmp_path), **quiet)
+    assert looks[0] == (20, 0)
+    assert len(launcher.jobs) == len(plan.todo)
 
 
 def test_the_cheapest_model_of_every_family_goes_first(tmp_path, monkeypatch):
@@ -394,3 +416,97 @@ def test_the_cheapest_model_of_every_family_goes_first(tmp_path, monkeypatch):
     assert len(launcher.jobs) == len(plan.planned), "the others follow, and nothing twice"
     assert looks[1:] == [*range(looks[0] + 1, len(plan.planned) + 1), len(plan.planned)]
     assert first_look([planned.job for planned in plan.planned][:6]) == [], "a short run has no use for it"
+
+
+@pytest.fixture
+def own(tmp_path, monkeypatch):
+    """A folder of own data in VOC's layout, and a cache of its own."""
+    monkeypatch.setenv("DENSEBENCH_CACHE", str(tmp_path / "cache"))
+    return fixtures.write_voc(tmp_path / "own", train=30, val=4)
+
+
+def on(question, root, store, **options):
+    asked = question.override({"head": ["fcos_pico"], "dataset": ["voc:own"]})
+    return run.plan(asked, HERE, store, Roots([str(root)]), **options)
+
+
+def start(plan, store, tmp_path, **options):
+    return run.run(
+        plan, store, settings(tmp_path), launcher="local", show=lambda event: None, say=lambda text: None, **options
+    )
+
+
+def test_broken_files_are_a_list_before_anything_is_measured(question, own, tmp_path, monkeypatch):
+    for index in (*range(22), 31):
+        fixtures.truncate(own / "JPEGImages" / f"image_{index:03d}.jpg", 0.5)
+    store = Store(tmp_path / "m")
+    launcher = Launcher(monkeypatch)
+    plan = on(question, own, store)
+    with pytest.raises(UserError, match="voc:own: 23 of 34 images cannot be used, so nothing was measured") as error:
+        start(plan, store, tmp_path)
+    text = str(error.value)
+    assert launcher.jobs == []
+    assert store.records() == []
+    assert text.count("cannot be read as an image") == 20
+    assert "train: " in text
+    assert text.endswith("and 3 more; `densebench data FOLDER` lists all")
+    assert "--skip-broken leaves those of train out" in text
+
+
+def test_what_does_not_train_is_measured_beside_broken_files(question, own, tmp_path, monkeypatch):
+    fixtures.truncate(own / "JPEGImages" / "image_000.jpg", 0.5)
+    store = Store(tmp_path / "m")
+    launcher = Launcher(monkeypatch)
+    start(on(question.override({"measure": ["complexity"]}), own, store), store, tmp_path)
+    assert {job.measure.name for job in launcher.jobs} == {"complexity"}
+
+
+def test_skipped_files_are_another_question_that_the_record_states(question, own, tmp_path, monkeypatch):
+    store = Store(tmp_path / "m")
+    Launcher(monkeypatch)
+    start(on(question, own, store), store, tmp_path)
+    assert on(question, own, store, skip_broken=True).todo == [], "nothing is broken, so nothing is skipped"
+    for index in (3, 7):
+        fixtures.truncate(own / "JPEGImages" / f"image_{index:03d}.jpg", 0.5)
+    run._LEFT_OUT.clear()
+    plan = on(question, own, store, skip_broken=True)
+    assert {planned.job.measure.name for planned in plan.todo} == {"accuracy"}, "a latency does not depend on it"
+    for planned in plan.todo:
+        assert [path[-7:-4] for path in planned.job.without] == ["003", "007"]
+    assert list(plan.notes) == ["voc:own"]
+    launcher = Launcher(monkeypatch)
+    start(plan, store, tmp_path)
+    assert len(launcher.jobs) == len(plan.todo) > 0
+    said = {record.inputs.get("dataset", "") for record in store.records() if record.measure == "accuracy"}
+    assert len(said) == 2
+    assert max(said).startswith("2 of 30 train images left out as broken (")
+    assert on(question, own, store, skip_broken=True).todo == []
+
+
+def test_what_is_judged_by_is_never_skipped(question, own, tmp_path):
+    fixtures.truncate(own / "JPEGImages" / "image_002.jpg", 0.5)
+    fixtures.truncate(own / "JPEGImages" / "image_031.jpg", 0.5)
+    with pytest.raises(UserError, match=r"1 of 34 images cannot be used.* leaves images out of train alone") as error:
+        on(question, own, Store(tmp_path / "m"), skip_broken=True)
+    assert "val: " in str(error.value)
+    assert "image_002" not in str(error.value)
+
+
+def test_a_split_that_the_folder_does_not_state_is_in_every_record(question, own, tmp_path, monkeypatch):
+    for name in ("train", "val"):
+        (own / "ImageSets" / "Main" / f"{name}.txt").unlink()
+    fixtures.write_list(own / "ImageSets" / "Main" / "default.txt", [f"image_{index:03d}" for index in range(34)])
+    store = Store(tmp_path / "m")
+    Launcher(monkeypatch)
+    plan = on(question, own, store)
+    start(plan, store, tmp_path)
+    rule = "val is 20 % of the list ImageSets/Main/default.txt, by a hash of the names (seed 0)"
+    assert plan.notes == {"voc:own": rule}
+    assert {record.inputs.get("dataset") for record in store.records()} == {rule}
+    assert on(question, own, store).todo == []
+
+
+def test_a_folder_with_an_equals_sign_is_a_folder(tmp_path):
+    folder = tmp_path / "run=3"
+    folder.mkdir()
+    assert Roots([str(folder)]).resolve("camvid") == ("camvid:run=3", folder.resolve())

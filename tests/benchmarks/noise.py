@@ -63,7 +63,7 @@ def group(axes: dict[str, list[str]], factors: list[float], folder: Path) -> lis
     cell = next(iter(asked.cells(describe())))[0]
     measure = measures()["latency"]
     jobs = [Job(measure, cell, None, f"{factor} {index}") for index, factor in enumerate(factors)]
-    settings = Settings(cache_folder(), folder, 600.0, len(jobs), Precision(target=1e-4, budget_s=BUDGET_S))
+    settings = Settings(cache_folder(), folder, 600.0, len(jobs), Precision(1e-4, BUDGET_S, "refuse"))
     with mock.patch.object(_worker, "_work", work):
         ended = {one.job.key: one for one in local.launch(jobs, settings) if isinstance(one, Finished)}
     for key, one in ended.items():

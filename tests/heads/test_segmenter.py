@@ -147,7 +147,7 @@ def test_two_classes_would_not_learn_under_the_published_norm() -> None:
     torch.manual_seed(0)
     head = build("segmenter_pico", levels=(Level(16, 32),), classes=2)
     head.mask_norm = nn.LayerNorm(2)
-    assert overfit(head, 2, 60)[1] < 0.65
+    assert overfit(head, 2, 60)[1] < 0.75, "chance is 0.5, and with `ClassScale` it is 0.8 and more"
 
 
 @pytest.mark.parametrize("levels", [DEPTHS, STRIDES])

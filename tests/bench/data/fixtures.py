@@ -5,6 +5,7 @@ Every picture holds one rectangle of a class on a plain background, so that what
 """
 
 import json
+import shutil
 import struct
 import zlib
 from collections.abc import Callable, Sequence
@@ -216,6 +217,149 @@ def write_coco(
     return root
 
 
+def write_roboflow(root: Path, *, train: int = 4, val: int = 2, valid: bool = True) -> Path:
+    """Write COCO's JSON as Roboflow exports it: beside its pictures, with the project as a category of id 0."""
+    write_coco(root, train=train, val=val, ending="")
+    for split, folder in (("train", "train"), ("val", "valid"), ("val", "test")):
+        source = root / "annotations" / f"instances_{split}.json"
+        content = json.loads(source.read_text(encoding="utf-8"))
+        for category in content["categories"]:
+            category["supercategory"] = "shapes"
+        content["categories"].insert(0, {"id": 0, "name": "shapes", "supercategory": "none"})
+        if split != folder:
+            shutil.copytree(root / split, root / folder, dirs_exist_ok=True)
+        write_json(root / folder / "_annotations.coco.json", content)
+    for folder in ("annotations", "val", *(() if valid else ("valid", "test"))):
+        shutil.rmtree(root / folder)
+    return root
+
+
+def write_yolo(
+    root: Path,
+    *,
+    train: int = 4,
+    val: int = 2,
+    size: tuple[int, int] = SIZE,
+    names: str = "[disc, box]",
+    polygons: bool = False,
+    yaml: str = "path: .\ntrain: images/train\nval: images/val\n",
+) -> Path:
+    """Write Ultralytics' layout; picture i holds one rectangle of class i modulo 2, and the last of train none."""
+    height, width = size
+    for split, count, first in (("train", train, 0), ("val", val, train)):
+        for index in range(first, first + count):
+            name = f"image_{index:03d}"
+            background = split == "train" and index == train - 1
+            write_image(
+                root / "images" / split / f"{name}.jpg", picture(0 if background else 1 + index % 2, index, size)
+            )
+            if background:
+                continue
+            x1, y1, x2, y2 = rectangle(index, size)
+            points = (x1, y1, x2, y1, x2, y2, x1, y2)
+            box = ((x1 + x2) / 2, (y1 + y2) / 2, x2 - x1, y2 - y1)
+            shares = [value / (width, height)[place % 2] for place, value in enumerate(points if polygons else box)]
+            line = " ".join([str(index % 2), *(f"{share:.6f}" for share in shares)])
+            write_list(root / "labels" / split / f"{name}.txt", [line])
+    (root / "data.yaml").write_text(f"{yaml}names: {names}\n", encoding="utf-8")
+    return root
+
+
+def write_label_maps(
+    root: Path,
+    *,
+    form: str = "{kind}/{split}",
+    splits: Sequence[str] = ("train", "val"),
+    kinds: tuple[str, str] = ("images", "masks"),
+    ending: str = "",
+    values: Sequence[int] = (0, 1, 2),
+    count: int = 4,
+) -> Path:
+    """Write pictures and grey label maps, ``count`` for the first split and 2 for each other.
+
+    Picture i holds one rectangle of class 1 + i modulo the number of classes; ``values`` are what its label map stores
+    for background and classes.
+    """
+    first = 0
+    for place, split in enumerate(splits):
+        number = 2 if place else count
+        for index in range(first, first + number):
+            label = 1 + index % (len(values) - 1)
+            folders = [root / form.format(kind=kind, split=split) for kind in kinds]
+            write_image(folders[0] / f"image_{index:03d}.jpg", picture(label, index))
+            labels = label_map(values[label], index, background=values[0])
+            write_labels(folders[1] / f"image_{index:03d}{ending}.png", labels, palette=False)
+        first += number
+    return root
+
+
+def write_ade20k(root: Path) -> Path:
+    """Write SceneParsing's layout: 0 around the rectangle, and class 1 (wall) or 2 (building) in it."""
+    write_label_maps(root, splits=("training", "validation"), kinds=("images", "annotations"))
+    rows = [f"{index}\t0.1\t10\t1\t0\t{'wall' if index == 1 else f'name {index}, other'}" for index in range(1, 151)]
+    write_list(root / "objectInfo150.txt", ["Idx\tRatio\tTrain\tVal\tStuff\tName", *rows])
+    return root
+
+
+def write_cityscapes(root: Path, *, kind: str = "labelIds") -> Path:
+    """Write Cityscapes' layout: road around the rectangle, a car or a person in it, and a seam to ignore."""
+    road, car, person, seam = (7, 26, 24, 4) if kind == "labelIds" else (0, 13, 11, 255)
+    index = 0
+    for split, cities in (("train", ("aachen", "bonn")), ("val", ("ulm",))):
+        for city in cities:
+            for _ in range(2):
+                name = f"{city}_{index:06d}_000019"
+                labels = label_map((car, person)[index % 2], index, background=road)
+                labels[0] = seam
+                write_image(
+                    root / "leftImg8bit" / split / city / f"{name}_leftImg8bit.png", picture(1 + index % 2, index)
+                )
+                write_labels(root / "gtFine" / split / city / f"{name}_gtFine_{kind}.png", labels, palette=False)
+                index += 1
+    return root
+
+
+def write_coco_stuff(
+    root: Path, *, folder: str = "stuffthingmaps/{split}2017", values: Sequence[int] = (255, 0, 91)
+) -> Path:
+    """Write COCO-Stuff's layout: nothing around the rectangle, a person or a banner in it."""
+    for split, count, first in (("train", 4, 0), ("val", 2, 4)):
+        for index in range(first, first + count):
+            name = f"{1000 + 7 * index:012d}"
+            write_image(root / f"{split}2017" / f"{name}.jpg", picture(1 + index % 2, index))
+            labels = label_map(values[1 + index % 2], index, background=values[0])
+            write_labels(root / folder.format(split=split) / f"{name}.png", labels, palette=False)
+    return root
+
+
+def write_coco_panoptic(root: Path) -> Path:
+    """Write COCO's panoptic layout: sky around the rectangle, a person or a dog in it, nothing in the topmost row."""
+    categories = [
+        {"id": 18, "name": "dog", "isthing": 1},
+        {"id": 1, "name": "person", "isthing": 1},
+        {"id": 187, "name": "sky-other-merged", "isthing": 0},
+    ]
+    for split, count, first in (("train", 4, 0), ("val", 2, 4)):
+        images, annotations = [], []
+        for index in range(first, first + count):
+            name = f"{1000 + 7 * index:012d}"
+            thing, sky = 3226956 + index, 300
+            codes = np.where(label_map(1, index) == 1, thing, sky)
+            codes[0] = 0
+            colours = np.stack([codes % 256, codes // 256 % 256, codes // 65536], axis=-1).astype(np.uint8)
+            write_image(root / f"{split}2017" / f"{name}.jpg", picture(1 + index % 2, index))
+            write_image(root / "annotations" / f"panoptic_{split}2017" / f"{name}.png", colours)
+            images.append({"id": 1000 + 7 * index, "file_name": f"{name}.jpg", "height": SIZE[0], "width": SIZE[1]})
+            segments = [
+                {"id": thing, "category_id": (1, 18)[index % 2], "iscrowd": 0, "area": 432},
+                {"id": sky, "category_id": 187, "iscrowd": 0, "area": 1000},
+            ]
+            annotations.append({"image_id": 1000 + 7 * index, "file_name": f"{name}.png", "segments_info": segments})
+        content = {"images": images, "annotations": annotations, "categories": categories}
+        write_json(root / "annotations" / f"panoptic_{split}2017.json", content)
+    return root
+
+
 def write_json(path: Path, content: object) -> None:
     """Write one JSON."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -228,7 +372,17 @@ def write_list(path: Path, names: Sequence[str]) -> None:
     path.write_text("".join(f"{name}\n" for name in names), encoding="utf-8")
 
 
-WRITERS: dict[str, Callable[[Path], Path]] = {"camvid": write_camvid, "coco": write_coco, "voc": write_voc}
+WRITERS: dict[str, Callable[[Path], Path]] = {
+    "ade20k": write_ade20k,
+    "camvid": write_camvid,
+    "cityscapes": write_cityscapes,
+    "coco": write_coco,
+    "coco_panoptic": write_coco_panoptic,
+    "coco_stuff": write_coco_stuff,
+    "label_maps": write_label_maps,
+    "voc": write_voc,
+    "yolo": write_yolo,
+}
 """Data set -> what writes a tiny one into a folder and returns the data root."""
 
 

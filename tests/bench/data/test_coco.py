@@ -18,7 +18,7 @@ from faster_coco_eval.core import mask as rle
 from numpy.typing import NDArray
 
 from bench import catalogue
-from bench.data import coco, images
+from bench.data import _coco_json, coco, images
 from bench.data.contract import Dataset, Split
 from bench.errors import DataError, UserError
 from bench.plan import dataset as datasets
@@ -74,6 +74,27 @@ def test_objects_are_where_the_rectangles_are(root: Path) -> None:
             assert (
                 np.abs(sample.image.astype(int) - fixtures.picture(1 + (first + index) % 2, first + index)).max() < 60
             )
+
+
+def test_areas_are_those_that_are_stated_or_else_of_the_mask_or_the_box(root: Path) -> None:
+    def change(content: dict[str, Any]) -> None:
+        stated, of_mask, broken, of_box = reversed(content["annotations"])  # in the order of the images
+        stated["area"] = 12.5
+        triangle = [10, 10, 20, 10, 10, 30]
+        of_mask["segmentation"], broken["segmentation"], of_box["segmentation"] = [triangle], [[1, 2, 3]], []
+        for annotation in (of_mask, broken, of_box):
+            del annotation["area"]
+
+    edit(root, change)
+    dataset = load(root)
+    areas = [truth.areas for truth in (dataset.truth(index) for index in range(4))]
+    boxes = [dataset.truth(index).boxes[0] for index in range(4)]
+    assert [area.tolist() for area in areas if area is not None] == [
+        [12.5],
+        [pytest.approx(100, abs=15)],
+        *([float((right - left) * (bottom - top))] for left, top, right, bottom in boxes[2:]),
+    ]
+    assert dataset.sample(0, (32, 32)).truth.areas is None, "at another size they are not known"
 
 
 def test_masks_come_only_when_asked_for(root: Path) -> None:
@@ -156,8 +177,11 @@ def test_boxes_are_clipped_and_those_of_another_picture_refused(root: Path) -> N
     np.testing.assert_array_equal(load(root).truth(0).boxes, [[0, 30.5, 9.75, 36]])
     for bbox in ([60, 5, 10, 10], [5, 40, 10, 10], [-20, 5, 10, 10], [5, 5, -3, 10], [5, 5, float("nan"), 3]):
         edit(root, lambda content, bbox=bbox: annotations(content)[500].update(bbox=bbox))
-        with pytest.raises(DataError, match=rf"{path.name}: the bbox .* of annotation 500 is inverted or lies outside"):
-            load(root)
+        said = rf"000000001000\.jpg: the bbox .* of annotation 500 is inverted or lies outside.*{path.name}"
+        for look in (load(root).truth, load(root).verify):
+            with pytest.raises(DataError, match=said):
+                look(0)
+        assert len(load(root).verify(1).boxes) == 1, "one bad box costs no other image"
 
 
 @pytest.mark.parametrize("ending", ["2017", "2014", "", "_v2"])
@@ -221,13 +245,15 @@ def test_missing_and_broken_pictures_are_named(root: Path) -> None:
     with pytest.raises(DataError, match=r"000000001000\.jpg: cannot be read as an image"):
         load(root).sample(0, (36, 48))
     fixtures.write_image(folder / "000000001007.jpg", fixtures.picture(1, 1, (20, 48)))
-    with pytest.raises(
-        DataError, match=r"000000001007\.jpg: 48 x 20 pixels, but instances_train2017.json says 48 x 36"
-    ):
-        load(root).sample(1, (36, 48))
+    said = r"000000001007\.jpg: 48 x 20 pixels, but its labels in instances_train2017.json are of 48 x 36"
+    for look in (lambda: load(root).sample(1, (36, 48)), lambda: load(root).verify(1)):
+        with pytest.raises(DataError, match=said):
+            look()
     (folder / "000000001014.jpg").unlink()
-    with pytest.raises(DataError, match=r"train2017: 1 of the 4 pictures .* not there \(000000001014\.jpg\)"):
-        load(root)
+    for look in (lambda: load(root).sample(2, (36, 48)), lambda: load(root).verify(2)):
+        with pytest.raises(DataError, match=r"train2017/000000001014\.jpg: no such file"):
+            look()
+    assert len(load(root).verify(3).boxes) == 1, "the others can still be used"
 
 
 def test_pictures_may_lie_in_folders_of_their_own(root: Path) -> None:
@@ -247,8 +273,10 @@ def test_pictures_may_lie_in_folders_of_their_own(root: Path) -> None:
         (lambda content: content["images"][0].pop("width"), "lacks an id, file_name, height or width"),
         (lambda content: content["images"][1].update(id=1000), "has the id of another one"),
         (lambda content: content["annotations"][0].update(image_id=3), "belongs to no image"),
-        (lambda content: content["annotations"][0].update(category_id=3), "known category_id"),
-        (lambda content: content["annotations"][0].update(bbox=[1, 2, 3]), "bbox of four numbers"),
+        (lambda content: content.update(images=[1, 2]), "its list 'images' holds what is no object"),
+        (lambda content: content["images"][0].update(height=float("inf")), "lacks an id, file_name, height or width"),
+        (lambda content: content["images"][0].update(height=1 << 40), "no size of a picture"),
+        (lambda content: content["categories"][0].update(id=True), "a category lacks its id"),
         (lambda content: content.update(annotations=[]), "not one of the 4 images has an object"),
     ],
 )
@@ -258,6 +286,23 @@ def test_a_broken_json_is_named_with_what_is_wrong(root: Path, change: Any, said
         load(root)
     assert str(path) in str(error.value)
     assert len(str(error.value)) < 600
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"category_id": 3}, "known category_id"),
+        ({"category_id": None}, "known category_id"),
+        ({"bbox": [1, 2, 3]}, "a bbox of four numbers"),
+        ({"bbox": ["a", 2, 3, 4]}, "a bbox of four numbers"),
+        ({"bbox": None, "segmentation": []}, "or a mask instead"),
+    ],
+)
+def test_a_broken_annotation_is_the_fault_of_its_image(root: Path, change: dict[str, object], said: str) -> None:
+    path = edit(root, lambda content: annotations(content)[501].update(change))
+    with pytest.raises(DataError, match=rf"000000001007\.jpg: annotation .*501.* lacks .*{said}.*{path.name}"):
+        load(root).truth(1)
+    assert len(load(root).truth(0).boxes) == 1
 
 
 def test_both_splits_must_have_the_same_classes(root: Path) -> None:
@@ -281,8 +326,10 @@ def test_both_splits_must_have_the_same_classes(root: Path) -> None:
 def test_a_mask_that_cannot_be_drawn_names_its_annotation(root: Path, segmentation: object) -> None:
     edit(root, lambda content: annotations(content)[500].update(segmentation=segmentation))
     dataset = load(root, masks=True)
-    with pytest.raises(DataError, match=r"instances_train2017\.json: the mask of annotation 500 cannot be drawn"):
-        dataset.truth(0)
+    for look in (dataset.truth, dataset.verify):
+        with pytest.raises(DataError, match=r"1000\.jpg: the mask of annotation 500 cannot be drawn.*train2017\.json"):
+            look(0)
+    assert dataset.verify(1).masks is None
     assert masks_of(dataset, 1).any(), "one bad mask costs no other"
 
 
@@ -290,21 +337,176 @@ def test_boxes_alone_serve_all_but_masks(tmp_path: Path) -> None:
     root = fixtures.write_coco(tmp_path / "own", segmentation=False)
     assert len(load(root).truth(0).boxes) == 1
     with pytest.raises(
-        DataError, match=r"annotation 50. has no mask .* this file can serve heads that learn from boxes"
+        DataError, match=r"2017\.json: not one annotation has a mask .* this file can serve heads that learn from boxes"
     ):
         load(root, masks=True)
+
+
+@pytest.mark.parametrize("valid", [True, False])
+def test_roboflows_export_and_its_project_that_is_no_class(tmp_path: Path, *, valid: bool) -> None:
+    root = fixtures.write_roboflow(tmp_path / "own", train=8, valid=valid)
+    note = coco.check(root, "detection")
+    assert note.endswith("category 'shapes' (id 0, without objects) is no class")
+    assert note.startswith("val is 20 % of train/_annotations.coco.json") != valid
+    train, val = load(root), load(root, "val")
+    assert train.classes == val.classes == ("disc", "box")
+    assert (len(train), len(val)) == (8, 2) if valid else len(train) + len(val) == 8
+    place = int(train.files(0)[0].stem[-4:]) // 7 - 1000 // 7
+    assert train.verify(0).labels.tolist() == [place % 2]
+    assert not {val.files(index)[0] for index in range(len(val))} & {train.files(i)[0] for i in range(len(train))}
+
+
+@pytest.mark.parametrize("text", [True, False])
+def test_a_category_that_has_objects_or_is_not_everybodys_is_a_class(tmp_path: Path, *, text: bool) -> None:
+    root = fixtures.write_roboflow(tmp_path / "own")
+    path = root / "valid" / "_annotations.coco.json"
+    content = json.loads(path.read_text(encoding="utf-8"))
+    content["annotations"][0]["category_id"] = "0" if text else 0
+    fixtures.write_json(path, content)
+    assert coco.check(root, "detection") == ""
+    assert load(root).classes == ("shapes", "disc", "box")
+    fixtures.write_roboflow(root)
+    for split in ("train", "valid"):
+        path = root / split / "_annotations.coco.json"
+        content = json.loads(path.read_text(encoding="utf-8"))
+        content["categories"][1]["supercategory"] = "other"
+        fixtures.write_json(path, content)
+    assert load(root).classes == ("shapes", "disc", "box")
+
+
+SINGLES = [
+    ("annotations/instances_default.json", "images"),
+    ("annotations/instances_default.json", "images/default"),
+    ("annotations/instances_cells.json", "images/cells"),
+    ("result.json", "images"),
+    ("labels.json", "data"),
+    ("_annotations.coco.json", "."),
+]
+
+
+@pytest.mark.parametrize(("source", "folder"), SINGLES)
+def test_one_json_alone_is_split_and_said(tmp_path: Path, source: str, folder: str) -> None:
+    other = fixtures.write_coco(tmp_path / "other", train=12)
+    root = tmp_path / "own"
+    (root / source).parent.mkdir(parents=True)
+    shutil.copy(other / "annotations" / "instances_train2017.json", root / source)
+    shutil.copytree(other / "train2017", root / folder, dirs_exist_ok=True)
+    assert coco.check(root, "detection") == f"val is 20 % of {source}, by a hash of the names (seed 0)"
+    train, val = load(root, masks=True), load(root, "val", masks=True)
+    names = [dataset.files(index)[0].name for dataset in (train, val) for index in range(len(dataset))]
+    assert sorted(names) == sorted(path.name for path in (other / "train2017").iterdir())
+    assert len(val) >= 1
+    for dataset in (train, val):
+        for index in range(len(dataset)):
+            place = (int(dataset.files(index)[0].stem) - 1000) // 7
+            np.testing.assert_array_equal(dataset.verify(index).boxes, [fixtures.rectangle(place)])
+            np.testing.assert_array_equal(masks_of(dataset, index)[0], fixtures.label_map(1, place) == 1)
+
+
+def test_train_without_anything_of_val_is_split(root: Path) -> None:
+    shutil.rmtree(root / "val2017")
+    (root / "annotations" / "instances_val2017.json").unlink()
+    assert "val is 20 % of annotations/instances_train2017.json" in coco.check(root, "detection")
+    assert len(load(root)) + len(load(root, "val")) == 4
+
+
+def test_ids_may_be_texts_and_annotation_ids_may_start_again(root: Path) -> None:
+    def change(content: dict[str, Any]) -> None:
+        for image in content["images"]:
+            image["id"] = f"img-{image['id']}"
+        for category in content["categories"]:
+            category["id"] = str(category["id"])
+        for annotation in content["annotations"]:
+            annotation["image_id"] = f"img-{annotation['image_id']}"
+            annotation["category_id"] = str(annotation["category_id"])
+            annotation["id"] = "1"
+
+    edit(root, change)
+    dataset = load(root, masks=True)
+    assert dataset.classes == ("disc", "box")
+    for index in range(4):
+        np.testing.assert_array_equal(dataset.truth(index).boxes, [fixtures.rectangle(index)])
+        assert masks_of(dataset, index).any()
+
+
+def test_ids_that_are_words_are_in_the_order_of_the_alphabet(root: Path) -> None:
+    def change(content: dict[str, Any]) -> None:
+        for entry in content["categories"]:
+            entry["id"] = entry["name"]
+        for annotation in content["annotations"]:
+            annotation["category_id"] = {2: "disc", 5: "box"}[annotation["category_id"]]
+
+    for split in ("train", "val"):
+        edit(root, change, split)
+    assert load(root).classes == ("box", "disc")
+    assert load(root).truth(0).labels.tolist() == [1]
+
+
+def test_what_is_left_out_follows_from_the_mask(root: Path) -> None:
+    ring = np.zeros(fixtures.SIZE, np.uint8)
+    ring[5:20, 6:30] = 1
+
+    def change(content: dict[str, Any]) -> None:
+        by_id = annotations(content)
+        for annotation in by_id.values():
+            for key in ("area", "iscrowd", "bbox"):
+                del annotation[key]
+        by_id[501]["segmentation"] = {
+            "size": [36, 48],
+            "counts": rle.encode(np.asfortranarray(ring))["counts"].decode(),
+        }
+        by_id[502]["bbox"] = []
+        del by_id[503]["id"]
+
+    edit(root, change)
+    dataset = load(root)
+    np.testing.assert_array_equal(dataset.truth(0).boxes, [fixtures.rectangle(0)])
+    np.testing.assert_array_equal(dataset.truth(1).boxes, [[6, 5, 30, 20]])
+    np.testing.assert_array_equal(dataset.truth(2).boxes, [fixtures.rectangle(2)])
+    assert not dataset.truth(3).ignore.any()
+
+
+@pytest.mark.parametrize(
+    "name", ["sub\\{}", "sub/{}", "train2017\\sub\\{}", "/home/them/pictures/{}", "../../up/{}", "C:\\data\\{}"]
+)
+def test_file_names_of_other_machines_are_found(root: Path, name: str) -> None:
+    (root / "train2017" / "sub").mkdir()
+    inner = root / "train2017" / ("sub" if "sub" in name else "")
+    first = root / "train2017" / "000000001000.jpg"
+    first.rename(inner / first.name)
+    edit(root, lambda content: content["images"][0].update(file_name=name.format(first.name)))
+    assert load(root).sample(0, (36, 48)).image.shape == (36, 48, 3)
+
+
+def test_nothing_outside_of_the_folder_is_read(root: Path) -> None:
+    fixtures.write_image(root.parent / "secret.jpg", fixtures.picture(1, 0))
+    edit(root, lambda content: content["images"][0].update(file_name="../../secret.jpg"))
+    with pytest.raises(DataError, match=r"train2017/secret\.jpg: no such file"):
+        load(root).verify(0)
+
+
+def test_both_splits_may_lie_in_one_folder_but_not_share_pictures(root: Path) -> None:
+    (root / "images").mkdir()
+    for split in ("train", "val"):
+        for path in (root / f"{split}2017").iterdir():
+            path.rename(root / "images" / path.name)
+        (root / f"{split}2017").rmdir()
+    assert (len(load(root)), len(load(root, "val"))) == (4, 2)
+    edit(root, lambda content: content["images"][0].update(file_name="000000001000.jpg"), "val")
+    with pytest.raises(DataError, match=r"1 images are in train and in val \(.*000000001000.jpg\)"):
+        load(root)
 
 
 def counted(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     """Grows by each JSON that is parsed."""
     seen: list[Path] = []
-    parsed = coco._parsed
+    parsed = _coco_json.parsed
 
-    def count(path: Path, *, masks: bool) -> coco._Index:
+    def count(path: Path, *, masks: bool) -> _coco_json.Index:
         seen.append(path)
         return parsed(path, masks=masks)
 
-    monkeypatch.setattr(coco, "_parsed", count)
+    monkeypatch.setattr(_coco_json, "parsed", count)
     return seen
 
 

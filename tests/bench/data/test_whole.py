@@ -29,7 +29,7 @@ def test_it_is_the_sample_at_the_size_of_the_truth(name: str, tmp_path: Path) ->
         truth = data.truth(index)
         whole, sample = data.whole(index, truth.size), data.sample(index, truth.size)
         np.testing.assert_array_equal(whole.image, sample.image)
-        for field, value in vars(sample.truth).items():
+        for field, value in vars(truth).items():
             np.testing.assert_array_equal(getattr(whole.truth, field), value)
         default = Dataset.whole(data, index, truth.size)
         np.testing.assert_array_equal(default.image, whole.image)

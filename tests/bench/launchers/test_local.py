@@ -9,7 +9,7 @@ from bench.launchers import _worker, local
 from bench.launchers.contract import Finished, Job, Progress, Settings, Started
 from bench.plan import matrix
 from bench.plan.environment import describe
-from bench.plan.measure import Column, Measure, Precision, measures
+from bench.plan.measure import COMPANY, Column, Measure, Precision, measures
 from tests.bench import misbehaving
 from tests.bench.misbehaving import WAYS
 
@@ -50,11 +50,16 @@ def test_real_measures_give_real_numbers(tmp_path):
     samples = sorted(latency.samples["latency_ms"])
     assert samples[0] <= latency.values["latency_ms"] <= samples[-1]
     assert latency.values["images_per_s"] == pytest.approx(2e3 / latency.values["latency_ms"])
-    assert 0 < latency.values["backbone_ms"] < 3 * latency.values["latency_ms"]
-    assert all(latency.values[name] > 0 for name in ("head_ms", "post_ms", "end_to_end_ms", "traffic_mib"))
+    # How long each takes beside the others depends on what else runs: only that it was timed is sure.
+    assert all(
+        latency.values[name] > 0 for name in ("backbone_ms", "head_ms", "post_ms", "end_to_end_ms", "traffic_mib")
+    )
     assert latency.values["deviation"] == 0, "eager float32 on one machine is eager float32"
-    assert latency.values["noise_floor_pct"] > 0
-    assert ended["training"].values["train_step_ms"] > latency.values["latency_ms"]
+    if COMPANY in latency.values:
+        assert latency.values["noise_floor_pct"] is None, "nothing is claimed of it"
+    else:
+        assert latency.values["noise_floor_pct"] > 0
+    assert ended["training"].values["train_step_ms"] > 0
     assert 0 < ended["memory"].values["peak_mib"] < 200
     assert ended["memory"].values["reserved_mib"] is None, "unknown on a CPU, and not 0"
     assert ended["training_memory"].values["train_peak_mib"] > ended["memory"].values["peak_mib"]
@@ -88,6 +93,22 @@ def test_shared_jobs_run_side_by_side_and_exclusive_ones_alone(tmp_path, monkeyp
         most = max(most, running)
     assert order == [False, False, True, True], "quick ones that share go first"
     assert most == 2
+
+
+def test_what_runs_out_of_memory_beside_others_is_tried_once_more_alone(tmp_path, monkeypatch):
+    monkeypatch.setattr(_worker, "_work", misbehaving.work)
+    monkeypatch.setattr(local.os, "sched_getaffinity", lambda pid: {0, 1})
+    jobs = [replace(job("wants_the_machine", exclusive=False), key=str(index)) for index in range(2)]
+    jobs += [replace(job("starves_its_neighbour", exclusive=False), key=f"s{index}") for index in range(2)]
+    jobs.append(job("out_of_memory", exclusive=False))
+    ended = [one for one in local.launch(jobs, Settings(tmp_path, tmp_path, 60.0)) if isinstance(one, Finished)]
+    assert sorted((one.job.measure.name, one.status) for one in ended) == [
+        ("out_of_memory", "oom"),
+        ("starves_its_neighbour", "ok"),
+        ("starves_its_neighbour", "ok"),
+        ("wants_the_machine", "ok"),
+        ("wants_the_machine", "ok"),
+    ]
 
 
 def test_closing_the_launcher_ends_its_workers(tmp_path, monkeypatch):

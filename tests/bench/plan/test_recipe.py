@@ -102,8 +102,8 @@ def test_a_run_by_a_file_knows_it_by_content(write, tmp_path, monkeypatch):
     (job,) = launcher.jobs
     name, stated = recipe.resolve(path, "segmentation")
     assert job.cell.recipe == name
-    assert pickle.loads(pickle.dumps(job)).stated == stated
-    assert resolve(job.cell, cache=tmp_path, stated=job.stated).recipe == stated
+    assert pickle.loads(pickle.dumps(job)).recipe == stated
+    assert resolve(job.cell, cache=tmp_path, stated=job.recipe).recipe == stated
     (record,) = store.records()
     assert record.inputs["recipe"].startswith(name.partition("@")[2])
     assert str(tmp_path) not in record.line()
@@ -111,6 +111,32 @@ def test_a_run_by_a_file_knows_it_by_content(write, tmp_path, monkeypatch):
     assert run.plan(again, HERE, store, Roots()).todo == []
     edited = asked.override({"recipe": [write(OWN.replace("3", "4", 1))]})
     assert len(run.plan(edited, HERE, store, Roots()).todo) == 1
+
+
+def test_a_recipe_for_one_task_leaves_the_heads_of_the_other_out(write, tmp_path, monkeypatch):
+    axes = {"backbone": ["vit_pico"], "measure": ["accuracy"], "recipe": [write()], "seed": ["0"], "patch": ["16"]}
+    asked = matrix.load("default").override({**axes, "resolution": ["32"], "head": ["linear", "fcos_pico"]})
+    Launcher(monkeypatch)
+    plan, summary = go(asked, Store(tmp_path / "m"), tmp_path)
+    assert {title.split()[2] for title in summary.missing_numbers} == {"fcos_pico"}, "named, so it is a row"
+    assert "states nothing for detection" in next(iter(summary.missing_numbers.values())).reason
+    assert not any("recipe" in planned.job.vary for planned in plan.planned), "one file is one recipe"
+    crossed = matrix.load("default").override({**axes, "resolution": ["32"]})
+    _, summary = go(crossed, Store(tmp_path / "n"), tmp_path)
+    assert summary.missing_numbers == {}
+    assert list(summary.left_out) == ["scenes with head fcos_pico"]
+
+
+def test_a_matrix_file_names_recipes_that_lie_beside_it(write, tmp_path, monkeypatch):
+    write(name="there/mine.toml")
+    (tmp_path / "there" / "question.toml").write_text(
+        'question = "?"\n[[grid]]\nbackbone = "vit_pico"\nhead = "linear"\nresolution = 32\n'
+        'recipe = ["mine.toml", "short"]\n'
+    )
+    monkeypatch.chdir(tmp_path)
+    loaded = matrix.load("there/question.toml")
+    names = {cell.recipe for cell, _ in loaded.cells(HERE)}
+    assert names == {"there/mine.toml", "short"}
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import pytest
 
 from bench.errors import UserError
 from bench.plan.measure import Column
+from bench.report.evidence import apart
 from bench.report.rows import Reading, Row, columns, folders, noise, rank, read
 from bench.stats.ranking import Noise, Stat
 from bench.store.record import Record
@@ -166,11 +167,11 @@ def test_ties_are_with_the_best_of_the_group(tmp_path: Path) -> None:
     stats = {part: part.values["miou"] for part in parts.values()}
     column = Column("miou", "%", "mIoU", "higher")
     # Least difference 2.23 · s · √2 = 1: b ties with a, c with b but not with a.
-    ranks = rank(stats, column, Noise(1 / (2.23 * 2**0.5), 10))
+    ranks = rank(stats, column, apart("miou", Noise(1 / (2.23 * 2**0.5), 10)))
     assert [str(ranks[parts[name]]) for name in "abcd"] == ["1=", "1=", "3", "4"]
-    unknown = rank(stats, column, None)
+    unknown = rank(stats, column, apart("miou", None))
     assert [str(unknown[parts[name]]) for name in "abcd"] == ["1", "2", "3", "4"]
-    lower = rank(stats, replace(column, better="lower"), None)
+    lower = rank(stats, replace(column, better="lower"), apart("miou", None))
     assert [str(lower[parts[name]]) for name in "abcd"] == ["4", "3", "2", "1"]
 
 
@@ -214,3 +215,22 @@ def test_a_recipe_has_a_digest_for_each_task(tmp_path: Path) -> None:
     reading = _read(tmp_path, mask, box)
     assert not reading.left_out
     assert sorted(name for row in _rows(reading) for name in row.values) == ["ap", "miou"]
+
+
+def test_what_is_said_of_a_data_set_replaces_what_was_said_before(tmp_path: Path) -> None:
+    """Of one measure and task alone: a latency does not say which images a training left out."""
+    said = {"dataset": "3 of 90 train images left out as broken (abc)"}
+    records = [
+        make("accuracy", seed=0, miou=40.0),
+        make("accuracy", seed=1, miou=41.0, inputs=said),
+        make("latency", latency_ms=5.0),
+        make("accuracy", head="fcos", ap=7.0),
+    ]
+    reading = _read(tmp_path, *records)
+    by_head = {row.fields["head"]: row for row in _rows(reading)}
+    assert by_head["linear"].values["miou"] == Stat(41.0, None, 1), "trained on other images, so no second seed"
+    assert by_head["linear"].values["latency_ms"].mean == 5.0
+    assert by_head["fcos"].values["ap"].mean == 7.0
+    assert reading.left_out == {"from before a file that they name (a recipe, a data set) was edited": 1}
+    mended = _read(tmp_path, *records, make("accuracy", seed=0, miou=42.0))
+    assert {row.fields["head"]: row for row in _rows(mended)}["linear"].values["miou"] == Stat(42.0, None, 1)

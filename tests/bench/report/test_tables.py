@@ -54,6 +54,21 @@ def test_a_table_says_what_was_measured(tmp_path: Path) -> None:
     assert "sd 1.41 (1 degrees of freedom)" in text
 
 
+def test_what_is_said_of_the_data_is_said_once(tmp_path: Path) -> None:
+    rule = "val is 20 % of the list default.txt"
+    records = [
+        make("complexity", params_m=1.0, inputs={"dataset": rule}),
+        make("accuracy", miou=40.0, inputs={"dataset": f"{rule}; 2 of 90 train images left out"}),
+    ]
+    folder = write(tmp_path / "results" / "box", records)
+    report(tmp_path / "results")
+    lines = (folder / "segmentation.md").read_text().splitlines()
+    assert f"Data: {rule}; 2 of 90 train images left out." in lines
+    write(folder, [make("complexity", params_m=1.0)])
+    report(tmp_path / "results")
+    assert "Data:" not in (folder / "segmentation.md").read_text()
+
+
 def test_fields_that_vary_have_a_column(tmp_path: Path) -> None:
     text = _tables(tmp_path, [make("latency", batch=batch, latency_ms=1.0) for batch in (1, 8)])["segmentation.md"]
     assert "| rank | backbone | patch | head | input | batch | latency (ms) | status |" in text
@@ -162,6 +177,7 @@ def test_the_summary_fits_a_terminal(tmp_path: Path) -> None:
     assert "28.2 ± 0.4" in text
     assert "latency: oom" in text
     assert max(map(len, text.splitlines())) <= 90
+    assert "Throughout: weights random, batch 8, dtype fp32" in text
 
 
 def test_a_frame_has_one_line_a_seed(tmp_path: Path) -> None:

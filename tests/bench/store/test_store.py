@@ -140,6 +140,8 @@ def test_a_folder_in_the_place_of_the_records_is_named(tmp_path):
         ({"company": "others"}, {}, True),
         ({"company": "others"}, {"company": "more of them"}, True),
         ({"company": "others"}, {"status": "invalid"}, False),
+        ({"company": "others"}, {"status": "oom"}, False),
+        ({}, {"status": "oom"}, True),
         ({"status": "invalid"}, {"company": "others"}, True),
         ({}, {"status": "error"}, False),
         ({"status": "timeout"}, {"status": "error"}, True),

@@ -230,7 +230,8 @@ def test_a_cell_that_never_had_the_machine_says_so_and_has_a_wide_interval(compa
     assert found.values["latency_ms"] == 500.0
     assert found.values["disturbed_rounds"] == found.values["rounds"] >= 2 * LEAST, "others were waited for"
     assert re.fullmatch(r"(\d+) of \1 rounds were disturbed .*0\.75 cores.*", found.values[COMPANY])
-    assert found.values["latency_ci_pct"] == pytest.approx(100 * (500 - 0.25 * 500) / 2 / 500), "all on one CPU of two"
+    assert found.values["latency_ci_pct"] == pytest.approx(100 * (500 - 500 / 3) / 2 / 500), "two on one CPU"
+    assert (found.values["latency_low_ms"], found.values["latency_high_ms"]) == (pytest.approx(500 / 3), 500)
     assert len(found.samples["company_round"]) == found.values["rounds"]
     hurried = take(company_of([0.75]), budget_s=2.0, company="allow")
     assert COMPANY in hurried.values
@@ -244,6 +245,7 @@ def test_where_company_is_refused_it_is_invalid_with_all_samples(company_of):
     assert found.values["disturbed_rounds"] == found.values["rounds"] >= 2 * LEAST
     assert len(found.samples["latency_ms"]) == found.values["rounds"], "never discarded in silence"
     assert len(found.samples["disturbed_round"]) == found.values["rounds"]
+    assert COMPANY in found.values, "so that a run that takes company knows what to take again"
 
 
 def test_enough_quiet_rounds_are_no_company(company_of):

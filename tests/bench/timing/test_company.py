@@ -434,10 +434,11 @@ def test_the_module_needs_no_torch():
 @pytest.mark.parametrize(
     ("seen", "threads", "device", "share"),
     [
-        (Company(others_cores=0.75), 2, "cpu", 0.25),
-        (Company(others_cores=0.5, steal_cores=0.25), 2, "cpu", 0.25),
+        (Company(others_cores=0.5), 2, "cpu", 1 / 2),
+        (Company(others_cores=0.75), 2, "cpu", 1 / 3),
+        (Company(others_cores=0.5, steal_cores=0.25), 2, "cpu", 1 / 3),
         (Company(others_cores=0.75), 1, "cpu", 1.0),
-        (Company(others_cores=1.9), 2, "cpu", 0.0),
+        (Company(others_cores=1.9), 2, "cpu", 1 / 5),
         (Company(), 2, "cpu", 0.0),
         (Company(others_cores=0.1, throttled=("thermal (3 events)",)), 2, "cpu", 0.0),
         (Company(gpu_processes=1), 2, "cuda", 0.5),

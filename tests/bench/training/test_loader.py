@@ -281,15 +281,25 @@ def test_a_photograph_comes_as_small_as_is_enough(tmp_path):
             ((120, 160), (120, 160)),
             ((9, 9), (15, 20)),
         ):
-            small = read_image(path, enough)
+            small = read_image(path, enough=enough)
             assert small.shape == (*shape, 3)
             by = 480 // shape[0]
             mean = full.reshape(shape[0], by, shape[1], by, 3).mean((1, 3))
             assert np.abs(small - mean).mean() < 2
-        assert read_image(path, (241, 1)).shape == full.shape
+        assert read_image(path, enough=(241, 1)).shape == full.shape
+    lying = read_image(path, lambda _: True, (240, 320))
+    assert lying.shape == (240, 320, 3), "nothing turns what its EXIF does not turn"
+    turned = tmp_path / "turned.jpg"
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    coarse.resize((640, 480), Image.Resampling.BICUBIC).save(turned, exif=exif)
+    small = read_image(turned, lambda _: True, (320, 240))
+    assert small.shape == (320, 240, 3), "upright, and halved as upright pictures are"
+    full = read_image(turned, lambda _: True).reshape(320, 2, 240, 2, 3).mean((1, 3))
+    assert np.abs(small - full).mean() < 2
     odd = tmp_path / "odd.png"
     coarse.resize((642, 481)).save(odd)
-    assert read_image(odd, (10, 10)).shape == (481, 642, 3), "half a pixel would be left over"
+    assert read_image(odd, enough=(10, 10)).shape == (481, 642, 3), "half a pixel would be left over"
 
 
 def test_finished_batches_hold_floats_and_whole_numbers():
