@@ -19,6 +19,7 @@ class Without(Dataset):
         self.task = dataset.task
         self.classes = dataset.classes
         self.background = dataset.background
+        self.flips = dataset.flips
         self._dataset = dataset
         out = frozenset(pictures)
         self._rows = [index for index in range(len(dataset)) if str(dataset.files(index)[0]) not in out]
@@ -33,6 +34,10 @@ class Without(Dataset):
     def sample(self, index: int, size: tuple[int, int]) -> Sample:
         """As the data set's."""
         return self._dataset.sample(self._rows[index], size)
+
+    def whole(self, index: int, enough: tuple[int, int]) -> Sample:
+        """As the data set's."""
+        return self._dataset.whole(self._rows[index], enough)
 
     def truth(self, index: int) -> Truth:
         """As the data set's."""

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from bench.data import camvid, coco, images, scenes, voc
+from bench.data._subset import Without
 from bench.data.contract import Dataset
 from tests.bench.data import fixtures
 
@@ -59,3 +60,13 @@ def test_a_scene_is_drawn_as_large_as_it_is_wanted(tmp_path: Path, monkeypatch: 
     np.testing.assert_array_equal(whole.image, data.sample(3, (48, 48)).image)
     assert whole.truth.size == (48, 48)
     assert data.flips == ("horizontal", "vertical")
+
+
+def test_a_data_set_without_some_images_is_the_same_in_all_else(tmp_path: Path) -> None:
+    data = load("camvid", tmp_path)
+    data.flips = ("horizontal", "vertical")
+    left = Without(data, [str(data.files(0)[0])])
+    assert (len(left), left.flips) == (len(data) - 1, data.flips)
+    assert left.whole(0, (9, 12)) is data.whole(1, (9, 12))
+    promised = {name for name, value in vars(Dataset).items() if callable(value)}
+    assert promised <= vars(Without).keys() | {"__annotate__"}, "what the contract promises is passed on"
