@@ -9,7 +9,7 @@ import torch
 from bench.data.contract import Dataset, Truth
 from bench.model import build, modes
 from bench.plan.cell import Cell
-from bench.plan.measure import IMAGES, IMAGES_LOST, Context, Outcome, Value
+from bench.plan.measure import IMAGES, IMAGES_LOST, TRAINED, Context, Outcome, Value
 from bench.plan.recipe import Recipe
 from bench.stats.overlap import Overlaps
 from bench.stats.precision import Detections
@@ -220,7 +220,8 @@ def measure(cell: Cell, context: Context) -> Outcome:
     artifact = modes.for_inference(copy.deepcopy(net), cell, device)
     values = evaluate(artifact, val, plan, cell, context)
     waited = None if trained.waited is None else 100 * trained.waited
-    return Outcome({**values, "train_s": seconds, "data_wait_pct": waited}, {"loss": trained.losses})
+    values |= {"train_s": seconds, "data_wait_pct": waited, TRAINED: plan.in_words()}
+    return Outcome(values, {"loss": trained.losses})
 
 
 def evaluate(net: Model, val: Dataset, plan: Recipe, cell: Cell, context: Context) -> dict[str, Value]:

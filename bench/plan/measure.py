@@ -49,6 +49,8 @@ COMPANY = "company"
 IMAGES, IMAGES_LOST = "images", "images_lost"
 """Keys of values beside the columns: the digest of the file with what is kept of every image (`bench.store.images`), or
 why it could not be written."""
+TRAINED = "trained"
+"""Key of a value beside the columns: the recipe in words, which tables quote (`bench.plan.recipe.Recipe.in_words`)."""
 CANNOT, CROSSED = "cannot", "crossed"
 """Keys of an unsupported cell's values: the axes (comma-separated) that do not go with its backbone ("task": that its
 data set has no labels for), and the matrix that crossed them where nobody asked for just that."""

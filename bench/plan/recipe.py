@@ -81,6 +81,23 @@ class Recipe(BaseModel):
             raise ValueError(f"scale is a range of zooms above 0, the smaller first; {list(self.scale)} came")
         return self
 
+    def in_words(self) -> str:
+        """What tables say of it: steps, and how a picture meets the input in training and in evaluation."""
+        met = {
+            "stretch": "pictures stretched to the input",
+            "crop": "pictures cropped to the input, aspect kept",
+            "letterbox": "pictures fitted into the input, aspect kept",
+        }[self.meet]
+        if self.scale is not None:
+            met += f", zoom {self.scale[0]:g} to {self.scale[1]:g}"
+        if self.windows is not None:
+            met += f", evaluated in windows {self.windows:g} of the input apart"
+            met += f" at zoom {self.windows_zoom:g}" if self.windows_zoom != 1 else ""
+        elif self.meet == "crop":
+            met += ", evaluated whole"
+        steps = f"{self.steps} step{'s' if self.steps > 1 else ''} of {self.batch} images"
+        return f"{steps}, {met}" + (", pipeline 1" if self.pipeline == 1 else "")
+
 
 def names() -> list[str]:
     """The recipes that come with densebench, in order."""

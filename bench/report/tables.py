@@ -10,13 +10,15 @@ from typing import Any
 
 from bench import catalogue
 from bench.errors import UserError
+from bench.plan import recipe as recipes
 from bench.plan.cell import FIELDS
-from bench.plan.measure import Column, Measure, measures
+from bench.plan.measure import TRAINED, Column, Measure, measures
 from bench.report.learning import learning
 from bench.report.naming import IDENTITY, OTHERS, choices, naming
 from bench.report.rows import DERIVED, Part, Reading, Table, columns, folders, headline, read, vary
 from bench.report.terminal import NO_BREAK, TableColumn, TerminalTable
 from bench.stats.ranking import Stat
+from bench.store.record import Record
 
 SPREAD = f"±{NO_BREAK}sd (seeds)"
 """Title of the column beside a mean over seeds."""
@@ -205,7 +207,7 @@ def _markdown(task: str, tables: Sequence[Table], left_out: Mapping[str, int]) -
         several, fixed = vary(table.rows, OTHERS)
         blocks.append(f"## {_text(table.dataset)}: {_text(table.environment.title())}")
         blocks.append(f"{_text(_stated(fixed))}. Code at {', '.join(table.code)}. {_noise(table)}")
-        blocks += _data(table) + _machine(table) + _company(table)
+        blocks += _recipes(table) + _data(table) + _machine(table) + _company(table)
         blocks.append(_main(table, several))
         blocks += _per_class(table)
         blocks += _missing(table)
@@ -346,6 +348,26 @@ def _notes(task: str, tables: Sequence[Table], left_out: Mapping[str, int]) -> s
         counts = "; ".join(f"{count} {reason}" for reason, count in left_out.items())
         lines.append(f"Records of this machine that are in no table: {counts}.")
     return "## Notes\n\n" + "\n".join(f"- {line}" for line in lines)
+
+
+def _recipes(table: Table) -> list[str]:
+    """How each recipe of the table trains, as its records say; of older ones, the house's recipe of the same digest."""
+    top, found = headline(table.task), {}
+    for row in table.rows:
+        part = row.parts.get(top[0].name) if top else None
+        if part and (name := row.fields.get("recipe")) and (words := _in_words(part.records[-1], name, table.task)):
+            found[name] = f"- {_text(name)}: {_text(words)}"
+    return ["How recipes train:\n\n" + "\n".join(found[name] for name in sorted(found))] if found else []
+
+
+def _in_words(record: Record, name: str, task: str) -> str:
+    if said := record.values.get(TRAINED):
+        return str(said)
+    try:
+        known = recipes.digest(name, task) == record.inputs.get("recipe")
+    except UserError:  # a recipe of one's own, or one that is gone
+        return ""
+    return recipes.load(name, task).in_words() if known else ""
 
 
 def _noise(table: Table) -> str:

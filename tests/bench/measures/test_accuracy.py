@@ -10,7 +10,7 @@ import pytest
 from bench.measures import accuracy
 from bench.plan.case import resolve
 from bench.plan.cell import Cell
-from bench.plan.measure import IMAGES, IMAGES_LOST, Context, Outcome
+from bench.plan.measure import IMAGES, IMAGES_LOST, TRAINED, Context, Outcome
 from bench.stats.overlap import Overlaps
 from bench.stats.precision import Detections
 from bench.store import images
@@ -51,7 +51,7 @@ def test_the_recorded_figures_follow_from_the_images(measured, tmp_path, head, k
     assert arrays is not None
     kept = kind.from_arrays(arrays)
     assert len(kept.images) == 16, "as many as the recipe asks for"
-    beside = {IMAGES, "train_s", "data_wait_pct"}
+    beside = {IMAGES, TRAINED, "train_s", "data_wait_pct"}
     assert accuracy.figures(kept) == {name: value for name, value in values.items() if name not in beside}
     assert 0 < values["data_wait_pct"] < 100
     assert some <= values.keys()

@@ -10,6 +10,7 @@ import pytest
 from rich.console import Console
 
 from bench.errors import UserError
+from bench.plan import recipe as recipes
 from bench.report.rows import read
 from bench.report.tables import Result, report, summary_table
 from tests.bench.records import environment, make, matrix, write
@@ -52,6 +53,19 @@ def test_a_table_says_what_was_measured(tmp_path: Path) -> None:
     assert "short-budget learnability" in text
     assert "What latency means." in text
     assert "sd 1.41 (1 degrees of freedom)" in text
+
+
+def test_how_a_recipe_trains_is_what_its_records_say_or_the_house_knows(tmp_path: Path) -> None:
+    recipes.digest.cache_clear()
+    records = [
+        make("accuracy", recipe="mine@3f2a1c8", miou=40.0, trained="9 steps of 2 images, pictures stretched"),
+        make("accuracy", recipe="photos", miou=41.0, inputs={"recipe": recipes.digest("photos", "segmentation")}),
+        make("accuracy", recipe="other@0000000", miou=42.0),
+    ]
+    text = _tables(tmp_path, records)["segmentation.md"]
+    assert "- mine@3f2a1c8: 9 steps of 2 images, pictures stretched\n" in text
+    assert "- photos: 1200 steps of 8 images, pictures cropped to the input, aspect kept, zoom 0.75 to 1.75" in text
+    assert "- other" not in text
 
 
 def test_what_is_said_of_the_data_is_said_once(tmp_path: Path) -> None:
