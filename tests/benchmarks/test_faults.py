@@ -42,3 +42,8 @@ def test_a_cost_is_of_the_same_seeds() -> None:
     text = faults.report(found)
     assert text.count("+2.00 ± 0.00") == 4
     assert "mIoU 48.0, 49.0, 50.0" in text
+    one = faults.report(found, 1)
+    assert one.count("| +2.00 |") == 4
+    assert "of one seed, so without an interval" in one
+    del found["camvid", "black padding", 0]
+    assert "| camvid | hybrid_pico linear | black padding | not measured | |" in faults.report(found, 1)
