@@ -17,7 +17,7 @@ from bench.model.traffic import Traffic
 from bench.plan.cell import Cell
 from bench.plan.measure import Context, Invalid, Outcome
 from bench.timing.clock import Call
-from bench.training.train import Stepper
+from bench.training.optim import Stepper
 from heads.contract import Boxes, Model, Target, TokenHead
 
 TOLERANCE = {"fp32": 1e-3, "tf32": 2e-2, "fp16": 2e-2, "bf16": 1e-1}

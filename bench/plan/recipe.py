@@ -65,7 +65,66 @@ class Recipe(BaseModel):
     )
     scale: tuple[float, float] | None = Field(default=None, description="range of random zoom, then crop or pad")
     jitter: Fraction = Field(default=0.0, description="strength of brightness, contrast and saturation jitter")
+    hue: float = Field(default=0.0, ge=0, le=0.5, description="strength of the shift of hue, in turns of the circle")
+    blur: Fraction = Field(
+        default=0.0,
+        description="probability of a Gaussian blur of 0.1 to 2 pixels (SimCLR, Chen et al. 2020, arXiv 2002.05709)",
+    )
+    erase: Fraction = Field(
+        default=0.0,
+        description="probability that a rectangle of 2 to 20 % of the input is filled with the mean colour (random "
+        "erasing, Zhong et al. 2020, arXiv 1708.04896); its pixels are ignored in segmentation",
+    )
+    copy_paste: Fraction = Field(
+        default=0.0,
+        description="probability that objects of the next image of the batch are pasted in by their masks (Ghiasi et "
+        "al. 2021, arXiv 2012.07177); of data or heads without instance masks nothing is",
+    )
+    start: Literal["any", "random", "pretrained"] = Field(
+        default="any", description="weights that the numbers are meant for; others are refused unless forced"
+    )
+    freeze: bool = Field(
+        default=False, description="the backbone stays as it is, in evaluation mode: the head alone learns"
+    )
+    backbone_lr: float = Field(default=1.0, gt=0, description="learning rate of the backbone, as a factor of lr")
+    head_lr: float = Field(
+        default=1.0, gt=0, description="that of the head likewise (10 in SegFormer, Xie et al. 2021, arXiv 2105.15203)"
+    )
+    layer_decay: float = Field(
+        default=1.0,
+        gt=0,
+        le=1,
+        description="each layer of the backbone learns at this factor of the rate of the one above it (BEiT, Bao et "
+        "al. 2022, arXiv 2106.08254)",
+    )
+    drop_path: float = Field(
+        default=0.0,
+        ge=0,
+        lt=1,
+        description="probability that the last block of the backbone is skipped, falling to 0 at the first (stochastic "
+        "depth, Huang et al. 2016, arXiv 1603.09382)",
+    )
+    freeze_norm: bool = Field(
+        default=False,
+        description="batch norms of the backbone keep statistics, scale and offset, as detectors with small batches do",
+    )
+    aux_heads: bool = Field(
+        default=False, description="with the auxiliary loss that the head's paper has (UPerNet: Xiao et al. 2018)"
+    )
+    ema: float | None = Field(
+        default=None,
+        gt=0,
+        lt=1,
+        description="evaluate the exponential moving average of the weights, with this decay a step (Polyak and "
+        "Juditsky 1992; Tarvainen and Valpola 2017, arXiv 1703.01780)",
+    )
+    grad_accumulation: int = Field(default=1, ge=1, description="batches whose gradients make one step")
     train_images: int | None = Field(default=None, ge=1, description="only the first so many training images")
+    train_share: Fraction | None = Field(
+        default=None,
+        gt=0,
+        description="only this share of the training images, drawn by the seed; a smaller one lies within a larger",
+    )
     val_images: int | None = Field(default=None, ge=1, description="only the first so many validation images")
     pictures: int = Field(default=0, ge=0, description="validation images drawn with prediction beside truth")
 
@@ -77,9 +136,22 @@ class Recipe(BaseModel):
             raise ValueError(f"windows go with meet = 'crop', not with '{self.meet}'")
         if self.windows_zoom != 1 and self.windows is None:
             raise ValueError("windows_zoom is of the windows: say how far apart they are (windows = 0.67)")
+        if self.pipeline == 1 and any((self.hue, self.blur, self.erase, self.copy_paste)):
+            raise ValueError("hue, blur, erase and copy_paste are of pipeline 2: leave 'pipeline' out")
+        if self.freeze and (self.backbone_lr, self.layer_decay, self.drop_path) != (1, 1, 0):
+            raise ValueError("a frozen backbone has no backbone_lr, layer_decay or drop_path: take them or freeze out")
+        if self.freeze and self.start == "random":
+            raise ValueError(
+                "a backbone that is frozen at random weights learns nothing: start is 'pretrained' or 'any'"
+            )
         if self.scale is not None and not 0 < self.scale[0] <= self.scale[1]:
             raise ValueError(f"scale is a range of zooms above 0, the smaller first; {list(self.scale)} came")
         return self
+
+    @property
+    def batches(self) -> int:
+        """Batches of the whole training."""
+        return self.steps * self.grad_accumulation
 
     def in_words(self) -> str:
         """What tables say of it: steps, and how a picture meets the input in training and in evaluation."""
@@ -95,7 +167,10 @@ class Recipe(BaseModel):
             met += f" at zoom {self.windows_zoom:g}" if self.windows_zoom != 1 else ""
         elif self.meet == "crop":
             met += ", evaluated whole"
-        steps = f"{self.steps} step{'s' if self.steps > 1 else ''} of {self.batch} images"
+        steps = f"{self.steps} step{'s' if self.steps > 1 else ''} of {self.batch * self.grad_accumulation} images"
+        if self.train_share is not None:
+            steps += f", {100 * self.train_share:g} % of the training images"
+        steps += ", backbone frozen" if self.freeze else ""
         return f"{steps}, {met}" + (", pipeline 1" if self.pipeline == 1 else "")
 
 
@@ -164,6 +239,7 @@ def digest_of(recipe: Recipe) -> str:
     stated = recipe.model_dump(mode="json", exclude_unset=True)
     # The first one goes without saying, as it did before there were two; a later one is what the numbers depend on.
     stated.pop("pipeline", None)
+    stated.pop("start", None)  # which weights it is meant for changes no number
     if recipe.pipeline != 1:
         stated["pipeline"] = recipe.pipeline
     return hashlib.sha256(json.dumps(stated, sort_keys=True).encode()).hexdigest()[:12]

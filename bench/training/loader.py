@@ -54,7 +54,7 @@ def batches(
     mean: Float[Tensor, "1 3 1 1"],
     workers: int,
 ) -> Generator[tuple[Float[Tensor, "B 3 H W"], Target]]:
-    """``recipe.steps`` augmented batches: RGB in 0..1, and the target of the task. Every image once an epoch.
+    """``recipe.batches`` augmented batches: RGB in 0..1, and the target of the task. Every image once an epoch.
 
     Args:
         data: the training split.
@@ -66,7 +66,7 @@ def batches(
         workers: threads; 0 makes each batch when it is asked for. It changes no batch.
     """
     make, send = BatchMaker(data, recipe, size, seed), Sender(device)
-    with closing(ahead(lambda step: send(make(step)), recipe.steps, workers)) as made:
+    with closing(ahead(lambda step: send(make(step)), recipe.batches, workers)) as made:
         for batch in made:
             send.received(batch)
             yield finished(batch, mean)
@@ -98,6 +98,18 @@ def shuffled(count: int, seed: int) -> Iterator[int]:
     generator = np.random.default_rng([seed, 1])
     while True:
         yield from generator.permutation(count).tolist()
+
+
+def chosen(count: int, recipe: Recipe, seed: int) -> NDArray[np.intp]:
+    """Indices, rising, of the training images that a recipe sees of ``count``.
+
+    A share is drawn by the seed, and lies within every larger share of the same seed: curves over shares are nested.
+    """
+    first = min(count, recipe.train_images or count)
+    if recipe.train_share is None:
+        return np.arange(first)
+    order = np.random.default_rng([seed, 3]).permutation(first)
+    return np.sort(order[: max(1, round(first * recipe.train_share))])
 
 
 class Draws(NamedTuple):
@@ -171,8 +183,8 @@ class BatchMaker:
 
     def __init__(self, data: Dataset, recipe: Recipe, size: tuple[int, int], seed: int) -> None:
         self.data, self.recipe, self.size, self.seed = data, recipe, size, seed
-        count = min(len(data), recipe.train_images or len(data))
-        self.order = list(islice(shuffled(count, seed), recipe.steps * recipe.batch))
+        seen = chosen(len(data), recipe, seed)
+        self.order = seen[list(islice(shuffled(len(seen), seed), recipe.batches * recipe.batch))].tolist()
         self.enough = enough(size, 1.0 if recipe.scale is None else recipe.scale[1])
 
     def __call__(self, step: int) -> Batch:

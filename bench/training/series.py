@@ -18,19 +18,19 @@ from torchvision.transforms import v2
 
 from bench.data.contract import IGNORE, Dataset, Sample, Task
 from bench.plan.recipe import Recipe
-from bench.training.loader import shuffled
+from bench.training.loader import chosen, shuffled
 from heads.contract import Boxes, Target
 
 
 def batches(
     data: Dataset, recipe: Recipe, *, size: tuple[int, int], device: torch.device, seed: int
 ) -> Generator[tuple[Float[Tensor, "B 3 H W"], Target]]:
-    """``recipe.steps`` augmented batches: RGB in 0..1, and the target of the task. Every image once an epoch."""
-    count = min(len(data), recipe.train_images or len(data))
-    order = shuffled(count, seed)
+    """``recipe.batches`` augmented batches: RGB in 0..1, and the target of the task. Every image once an epoch."""
+    seen = chosen(len(data), recipe, seed).tolist()
+    order = shuffled(len(seen), seed)
     augment = augmentation(recipe, size, data.task)
-    for _ in range(recipe.steps):
-        pairs = [augment(*tensors(data.sample(next(order), size))) for _ in range(recipe.batch)]
+    for _ in range(recipe.batches):
+        pairs = [augment(*tensors(data.sample(seen[next(order)], size))) for _ in range(recipe.batch)]
         image = torch.stack([image for image, _ in pairs]).to(device, non_blocking=True).float() / 255
         yield image, collate([target for _, target in pairs], device)
 

@@ -5,21 +5,21 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from bench.data.contract import Dataset
 from bench.plan.measure import Invalid
 from bench.plan.recipe import Recipe
 from bench.training import loader, series
-from heads.contract import Model, Target
+from bench.training.optim import Stepper, in_training_mode, rate
+from heads.contract import Model
 
 T = TypeVar("T")
-_NO_DECAY_NAMES = ("pos_embed", "cls_token", "dist_token", "relative_position_bias_table")
 
 
 @dataclass(frozen=True)
@@ -57,34 +57,41 @@ def train(
 
     Raises:
         Invalid: the loss is not finite; says at which step.
+        Unsupported: the recipe's ``layer_decay`` of a network whose layers nobody has named.
         DataError: an image cannot be read; names the file.
     """
     torch.manual_seed(seed)
-    model.train()
+    in_training_mode(model, recipe)
     if data.task == "segmentation" and recipe.class_weight_power:
-        model.head.set_class_weights(class_weights(data, recipe, size).to(device))
+        model.head.set_class_weights(class_weights(data, recipe, size, seed=seed).to(device))
     model.head.loss_stride = recipe.loss_stride
     stepper = Stepper(model, recipe, dtype=dtype, device=device)
-    schedule = torch.optim.lr_scheduler.LambdaLR(stepper.optimizer, lambda step: _rate(step, recipe))
-    losses = []
+    schedule = torch.optim.lr_scheduler.LambdaLR(stepper.optimizer, lambda step: rate(step, recipe))
+    losses: list[float] = []
     if recipe.pipeline == 1:
         made = series.batches(data, recipe, size=size, device=device, seed=seed)
     else:
         mean = model.backbone.mean
         made = loader.batches(data, recipe, size=size, device=device, seed=seed, mean=mean, workers=workers)
     feed = Waiting(made)
+    gathered: list[float] = []
     with closing(made):
-        for step, (image, target) in enumerate(feed):
-            report("training", step, recipe.steps)
-            model.head.set_progress(step / recipe.steps)
+        for image, target in feed:
+            step = len(losses)
+            if not gathered:
+                report("training", step, recipe.steps)
+                model.head.set_progress(step / recipe.steps)
             loss = stepper.loss(image, target)
-            if not torch.isfinite(loss):
+            gathered.append(loss.item())
+            if not math.isfinite(gathered[-1]):
                 raise Invalid(
-                    f"the loss became {loss.item()} at step {step} of {recipe.steps}; lower the learning rate"
+                    f"the loss became {gathered[-1]} at step {step} of {recipe.steps}; lower the learning rate"
                 )
-            stepper.update(loss)
-            schedule.step()
-            losses.append(loss.item())
+            if stepper.update(loss):
+                schedule.step()
+                losses.append(sum(gathered) / len(gathered))
+                gathered.clear()
+    stepper.finish()
     return Trained(losses, feed.share() if recipe.steps > 1 else None)
 
 
@@ -114,86 +121,31 @@ class Waiting(Iterator[T]):
         return None if self._since is None else self._waited / (time.perf_counter() - self._since)
 
 
-class Stepper:
-    """One training step, in two halves: what a recipe trains with, and what the cost of training is measured on.
-
-    Args:
-        model: in float32, in train mode, on ``device``.
-        recipe: its optimiser's numbers; schedule and data are the caller's.
-        dtype: below float32 the forward pass runs under autocast to it, float16 with a scaled loss.
-        device: of the model.
-        forward: what runs the model, such as its compiled form; None: the model itself.
-    """
-
-    def __init__(
-        self,
-        model: Model,
-        recipe: Recipe,
-        *,
-        dtype: torch.dtype,
-        device: torch.device,
-        forward: Callable[[Tensor], Any] | None = None,
-    ) -> None:
-        self.model, self.dtype, self.device, self.clip = model, dtype, device, recipe.clip
-        self.forward = forward or model
-        groups = _groups(model, recipe.weight_decay)
-        self.optimizer = torch.optim.AdamW(groups, lr=recipe.lr, betas=recipe.betas, fused=True)
-        self.scaler = torch.GradScaler(device.type, enabled=dtype == torch.float16)
-
-    def loss(self, image: Float[Tensor, "B 3 H W"], target: Target) -> Float[Tensor, ""]:
-        """Forward pass and loss."""
-        with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
-            raw = self.forward(image)
-        return self.model.loss(raw, target)
-
-    def update(self, loss: Float[Tensor, ""]) -> None:
-        """Backward pass, clipping and the optimiser's step."""
-        self.optimizer.zero_grad(set_to_none=True)
-        self.scaler.scale(loss).backward()
-        self.scaler.unscale_(self.optimizer)
-        nn.utils.clip_grad_norm_(self.model.parameters(), self.clip)
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
-
-
-def class_weights(data: Dataset, recipe: Recipe, size: tuple[int, int], *, most: int = 500) -> Float[Tensor, " K"]:
+def class_weights(
+    data: Dataset, recipe: Recipe, size: tuple[int, int], *, seed: int = 0, most: int = 500
+) -> Float[Tensor, " K"]:
     """Frequency ** -power over training masks, mean 1 over their pixels.
 
     Counted at ground-truth resolution (by the first pipeline: in pictures stretched to ``size``) on up to ``most``
-    images spread over the split, or on the first ``recipe.class_weight_images``. A class that is in none of them weighs
-    as much as the rarest that is: it may yet come, and is rare.
+    images spread over those that the training with this seed sees, or on the first
+    ``recipe.class_weight_images``. A class that is in none of them weighs as much as the rarest that is: it may yet
+    come, and is rare.
     """
-    count = min(len(data), recipe.train_images or len(data))
+    seen = loader.chosen(len(data), recipe, seed)
+    count = len(seen)
     if recipe.class_weight_images is not None:
         indices = np.arange(min(count, recipe.class_weight_images))
     else:
         indices = np.linspace(0, count - 1, min(count, most)).astype(int)
     pixels = np.zeros(256, np.int64)
-    for index in indices.tolist():
+    for index in seen[indices].tolist():
         mask = (data.sample(index, size).truth if recipe.pipeline == 1 else data.truth(index)).mask
         assert mask is not None, "a segmentation data set has masks"
         pixels += np.bincount(mask.ravel(), minlength=256)
     frequency = pixels[: len(data.classes)] / max(1, pixels[: len(data.classes)].sum())
-    seen = frequency > 0
-    if not seen.any():
+    met = frequency > 0
+    if not met.any():
         return torch.ones(len(data.classes))
-    weights = np.power(frequency, -recipe.class_weight_power, where=seen, out=np.zeros_like(frequency))
-    weights[~seen] = weights.max()
+    weights = np.power(frequency, -recipe.class_weight_power, where=met, out=np.zeros_like(frequency))
+    weights[~met] = weights.max()
     return torch.from_numpy(weights / (weights * frequency).sum()).float()
-
-
-def _groups(model: nn.Module, weight_decay: float) -> list[dict[str, object]]:
-    """Weight decay on matrices and kernels only: none on norms, biases, positions and tokens."""
-    decay, plain = [], []
-    for name, parameter in model.named_parameters():
-        no_decay = parameter.ndim <= 1 or name.rpartition(".")[2] in _NO_DECAY_NAMES
-        (plain if no_decay else decay).append(parameter)
-    return [{"params": decay, "weight_decay": weight_decay}, {"params": plain, "weight_decay": 0.0}]
-
-
-def _rate(step: int, recipe: Recipe) -> float:
-    warm = max(1, round(recipe.steps * recipe.warmup))
-    if step < warm:
-        return (step + 1) / warm
-    progress = (step - warm) / max(1, recipe.steps - warm)
-    return recipe.final_lr + (1 - recipe.final_lr) * (1 + math.cos(math.pi * progress)) / 2

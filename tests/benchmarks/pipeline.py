@@ -29,7 +29,7 @@ from bench.data.contract import IGNORE, Dataset
 from bench.plan.environment import describe
 from bench.plan.recipe import Recipe
 from bench.training.loader import AHEAD, batches, shuffled
-from bench.training.train import Stepper
+from bench.training.optim import Stepper
 
 PICTURE, COUNT, BATCH = (480, 640), 32, 8
 ZOOM, JITTER = (0.5, 2.0), 0.2

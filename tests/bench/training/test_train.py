@@ -6,6 +6,7 @@ import bench
 from bench.data.contract import Truth
 from bench.plan.measure import Invalid
 from bench.plan.recipe import Recipe
+from bench.training.optim import decays
 from bench.training.train import Waiting, class_weights, train
 from tests.bench.training.data import SIZE, Halves, Nothing
 
@@ -131,13 +132,10 @@ def test_class_weights_are_frequency_to_the_power_with_mean_one():
 
 
 def test_norms_biases_positions_and_tokens_do_not_decay():
-    from bench.training.train import _groups
-
     model = bench.build("deit_pico", "linear", size=SIZE, classes=2)
-    decayed = {id(parameter) for parameter in _groups(model, 0.05)[0]["params"]}
     for name, parameter in model.named_parameters():
         plain = parameter.ndim == 1 or name.rpartition(".")[2] in {"pos_embed", "cls_token", "dist_token"}
-        assert (id(parameter) in decayed) != plain, name
+        assert decays(name, parameter) != plain, name
 
 
 def test_a_class_that_counting_did_not_meet_is_not_given_up():
