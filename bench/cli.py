@@ -110,6 +110,9 @@ def run(
     skip_broken: Annotated[
         bool, typer.Option("--skip-broken", help="leave broken files out of training, and say so in the record")
     ] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="train by a recipe that is not for the weights; the record says so")
+    ] = False,
     strict: Annotated[bool, typer.Option("--strict", help="exit code 1 for rows that are unsupported, too")] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="list the cells and what would run; measure nothing")
@@ -170,7 +173,7 @@ def run(
     if dry_run:
         with err.status("planning"):
             planned = running.plan(
-                question, environment, store, roots, retry=retry, alone=alone, skip_broken=skip_broken
+                question, environment, store, roots, retry=retry, alone=alone, skip_broken=skip_broken, force=force
             )
         _dry_run(planned, as_json=as_json)
         return
@@ -183,7 +186,9 @@ def run(
         for note in writer.repaired:
             _say(note)
     with err.status("planning"):  # a look at all files takes a while
-        plan = running.plan(question, environment, store, roots, retry=retry, alone=alone, skip_broken=skip_broken)
+        plan = running.plan(
+            question, environment, store, roots, retry=retry, alone=alone, skip_broken=skip_broken, force=force
+        )
     todo = len(plan.todo)
     shown.print(question.question.strip().replace("\n", " "), style="italic")
     shown.print(

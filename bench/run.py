@@ -10,6 +10,7 @@ from typing import Any
 
 from bench import catalogue
 from bench.data.contract import Task
+from bench.errors import UserError
 from bench.launchers._order import first_look
 from bench.launchers.contract import Event, Finished, Job, Settings, anchor_digest
 from bench.plan import dataset, recipe, weights
@@ -109,6 +110,7 @@ def plan(
     retry: bool = False,
     alone: bool = False,
     skip_broken: bool = False,
+    force: bool = False,
 ) -> Plan:
     """What a matrix asks, less what the store answers.
 
@@ -120,9 +122,11 @@ def plan(
         retry: measure again what could not be measured before, or only in company.
         alone: a figure that was taken in company is no answer; without it, one that was refused for company is none.
         skip_broken: leave broken images out of training, which is another question than training with them.
+        force: train by a recipe that is not for the weights; the record then says so.
 
     Raises:
-        UserError: a data set cannot be found or is broken, or the store cannot be read.
+        UserError: a data set cannot be found or is broken, a recipe is not for the weights, or the store cannot be
+            read.
     """
     answers = _answers(store, environment)
     known_recipe = cache(recipe.resolve)  # a file is read once, however many cells name it
@@ -141,6 +145,8 @@ def plan(
         unstated = stated is None and called != ask.cell.recipe
         untrained = f"recipe {ask.cell.recipe} states nothing for {task}" if unstated else ""
         for measure in _with_needed(ask.measures):
+            if measure.trains and not force and not untrained:
+                _fits(ask.cell, stated or recipe.load(called, task), task)
             out = dataset.LeftOut()
             if skip_broken and measure.trains and root is not None and not refused:
                 out = _left_out(name, task, root, masks)
@@ -164,6 +170,16 @@ def plan(
     vary = varying(cells)
     named = tuple(_asked(replace(one, job=replace(one.job, vary=vary))) for one in planned.values())
     return Plan(len(cells), named, environment, matrix.name)
+
+
+def _fits(cell: Cell, stated: recipe.Recipe, task: Task) -> None:
+    """Refuse a recipe that is not for the weights, before anything is measured."""
+    if why := recipe.unsuited(stated, cell.weights):
+        others = ", ".join(recipe.suited(task, cell.weights))
+        raise UserError(
+            f"recipe {cell.recipe} with weights {cell.weights} ({cell.backbone}, {cell.head}): {why}; take --recipe "
+            f"{others}, or --force to do it anyway (the record will say so)"
+        )
 
 
 def _asked(planned: Planned) -> Planned:

@@ -9,8 +9,8 @@ import torch
 from bench.data.contract import Dataset, Truth
 from bench.model import build, modes
 from bench.plan.cell import Cell
-from bench.plan.measure import IMAGES, IMAGES_LOST, TRAINED, Context, Outcome, Value
-from bench.plan.recipe import Recipe
+from bench.plan.measure import IMAGES, IMAGES_LOST, TRAINED, UNSUITED, Context, Outcome, Value
+from bench.plan.recipe import Recipe, unsuited
 from bench.stats.overlap import Overlaps
 from bench.stats.precision import Detections
 from bench.store import images as store
@@ -221,6 +221,8 @@ def measure(cell: Cell, context: Context) -> Outcome:
     values = evaluate(artifact, val, plan, cell, context)
     waited = None if trained.waited is None else 100 * trained.waited
     values |= {"train_s": seconds, "data_wait_pct": waited, TRAINED: plan.in_words()}
+    if why := unsuited(plan, cell.weights):
+        values[UNSUITED] = why
     return Outcome(values, {"loss": trained.losses})
 
 

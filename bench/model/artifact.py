@@ -17,7 +17,7 @@ from bench.model.traffic import Traffic
 from bench.plan.cell import Cell
 from bench.plan.measure import Context, Invalid, Outcome
 from bench.timing.clock import Call
-from bench.training.optim import Stepper
+from bench.training.optim import Stepper, in_training_mode
 from heads.contract import Boxes, Model, Target, TokenHead
 
 TOLERANCE = {"fp32": 1e-3, "tf32": 2e-2, "fp16": 2e-2, "bf16": 1e-1}
@@ -229,9 +229,10 @@ def prepare_training(context: Context) -> Training:
     context.report("building", 0, 1)
     with quick_weights():
         net = build.of_case(case)
-    net = net.to(device).to(memory_format=modes.memory_format(cell)).train()
+    net = net.to(device).to(memory_format=modes.memory_format(cell))
     image = modes.noise(cell, device).float().to(memory_format=modes.memory_format(cell))
     numbers = case.recipe
+    in_training_mode(net, numbers)
     net.head.loss_stride = numbers.loss_stride
     run = None if cell.compile == "none" else modes.in_mode(net, cell, device)
     target = made_up(cell, case.task, len(case.classes), device, masks=case.masks)

@@ -51,6 +51,8 @@ IMAGES, IMAGES_LOST = "images", "images_lost"
 why it could not be written."""
 TRAINED = "trained"
 """Key of a value beside the columns: the recipe in words, which tables quote (`bench.plan.recipe.Recipe.in_words`)."""
+UNSUITED = "unsuited"
+"""Key of a value beside the columns: why the recipe was not for the weights, where training was forced."""
 CANNOT, CROSSED = "cannot", "crossed"
 """Keys of an unsupported cell's values: the axes (comma-separated) that do not go with its backbone ("task": that its
 data set has no labels for), and the matrix that crossed them where nobody asked for just that."""

@@ -1,8 +1,14 @@
-"""Training recipes: one TOML file each, in ``bench/recipes`` or of one's own, with a table for each task."""
+"""Training recipes: one TOML file each, in ``bench/recipes`` or of one's own, with a table for each task.
+
+A value of the axis ``recipe`` is a name or a file, and may change fields: ``probe+train_share=0.25`` is
+`probe` on a quarter of the images. What comes after ``=`` is written as in TOML, a bare word is a text. Such a recipe
+goes by that whole text in records and tables.
+"""
 
 import hashlib
 import json
 import re
+import tomllib
 from functools import cache
 from itertools import takewhile
 from pathlib import Path
@@ -191,10 +197,13 @@ def check(value: str) -> str:
     Raises:
         UserError: no such recipe or file, or a mistake in the file; names file and key.
     """
-    if value.endswith(ENDING):
-        _read(Path(value).expanduser())
-    elif value not in names():
-        raise unknown("recipe", value, [*names(), f"FILE{ENDING}"])
+    base, changes = _parsed(value)
+    if not base.endswith(ENDING) and base not in names():
+        raise unknown("recipe", base, [*names(), f"FILE{ENDING}"])
+    if base.endswith(ENDING) or changes:
+        tables = _read(_path(base))
+        for task in tables if changes else ():
+            _changed(tables[task], changes, f"recipe {value}, [{task}]")
     return value
 
 
@@ -208,11 +217,16 @@ def resolve(value: str, task: str) -> tuple[str, Recipe | None]:
     Raises:
         UserError: see `load`.
     """
-    if not value.endswith(ENDING):
-        return value, None
-    stated = _read(Path(value).expanduser()).get(task)
-    stem = re.sub(r"[^\w.-]+", "_", Path(value).stem)
-    return f"{stem}@{digest_of(stated)[:7] if stated else f'no-{task}'}", stated
+    base, changes = _parsed(value)
+    stated = _read(_path(base)).get(task)
+    ending = value[len(base) :]
+    if not base.endswith(ENDING):
+        if stated is None:
+            return f"{base}@no-{task}", None
+        return value, _changed(stated, changes, f"recipe {value}") if changes else None
+    stem = re.sub(r"[^\w.-]+", "_", Path(base).stem)
+    called = f"{stem}@{digest_of(stated)[:7] if stated else f'no-{task}'}{ending}"
+    return called, None if stated is None else _changed(stated, changes, f"recipe {value}")
 
 
 def load(value: str, task: str) -> Recipe:
@@ -221,7 +235,25 @@ def load(value: str, task: str) -> Recipe:
     Raises:
         UserError: no such recipe, no table for the task, or a wrong key or value; names file and key.
     """
-    return _table(Path(value).expanduser(), task) if value.endswith(ENDING) else _of_the_house(value, task)
+    base, changes = _parsed(value)
+    stated = _table(_path(base), task) if base.endswith(ENDING) else _of_the_house(base, task)
+    return _changed(stated, changes, f"recipe {value}")
+
+
+def unsuited(stated: Recipe, weights: str) -> str:
+    """Why a recipe is not for such weights (a value of the axis ``weights``); "" if it is."""
+    if stated.start == "random" and weights != "random":
+        return "it is for random weights: its learning rate rewrites pretrained ones"
+    if stated.start == "pretrained" and weights == "random":
+        return "it is for pretrained weights: random ones learn little or nothing by it"
+    return ""
+
+
+def suited(task: str, weights: str) -> list[str]:
+    """Those of `names` that train for a task from such weights, and were written for them."""
+    found = [name for name in names() if task in _read(FOLDER / f"{name}{ENDING}")]
+    fit = {name: _of_the_house(name, task) for name in found}
+    return [name for name, one in fit.items() if one.start != "any" and not unsuited(one, weights)]
 
 
 @cache
@@ -248,6 +280,33 @@ def digest_of(recipe: Recipe) -> str:
 @cache
 def _of_the_house(name: str, task: str) -> Recipe:
     return _table(FOLDER / f"{check(name)}{ENDING}", task)
+
+
+_CHANGES = re.compile(r"^(?P<base>.+?)(?P<changes>(?:\+[A-Za-z_]+=[^+]+)+)$")
+
+
+def _parsed(value: str) -> tuple[str, dict[str, Any]]:
+    """Name or path, and the fields that are changed."""
+    match = _CHANGES.match(value)
+    if match is None:
+        return value, {}
+    pairs = [pair.partition("=") for pair in match["changes"][1:].split("+")]
+    return match["base"], {key: _value(text) for key, _, text in pairs}
+
+
+def _value(text: str) -> Any:
+    try:
+        return tomllib.loads(f"x = {text}")["x"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def _changed(stated: Recipe, changes: dict[str, Any], where: str) -> Recipe:
+    return _recipe({**stated.model_dump(exclude_unset=True), **changes}, where) if changes else stated
+
+
+def _path(base: str) -> Path:
+    return Path(base).expanduser() if base.endswith(ENDING) else FOLDER / f"{check(base)}{ENDING}"
 
 
 def _table(path: Path, task: str) -> Recipe:

@@ -26,6 +26,7 @@ from torch import Tensor
 
 from bench.data.contract import IGNORE, Dataset
 from bench.plan.recipe import Recipe
+from bench.training.strong import Strong, erase, paste, recolour, strong
 from bench.training.views import Objects, View, see_image, see_mask, see_objects, view
 from heads.contract import Boxes, Target
 
@@ -149,7 +150,7 @@ class Batch:
 
     image: RGB, 0 in the padding. place: of each picture in its image. colour: factors of brightness, contrast and
     saturation of each; None: no jitter. mask: class per pixel, 255 in the padding; None in detection. boxes: of each
-    image; None in segmentation.
+    image; None in segmentation. strong: what else is drawn for each; None: nothing.
     """
 
     image: UInt8[Tensor, "B 3 H W"]
@@ -157,6 +158,7 @@ class Batch:
     colour: Float[Tensor, "B 3"] | None
     mask: UInt8[Tensor, "B H W"] | None
     boxes: list[Boxes] | None
+    strong: list[Strong] | None = None
 
     def map(self, move: Callable[[Tensor], Tensor]) -> "Batch":
         """The same with other tensors."""
@@ -185,6 +187,7 @@ class BatchMaker:
         self.data, self.recipe, self.size, self.seed = data, recipe, size, seed
         seen = chosen(len(data), recipe, seed)
         self.order = seen[list(islice(shuffled(len(seen), seed), recipe.batches * recipe.batch))].tolist()
+        self.strong = any((recipe.hue, recipe.blur, recipe.erase, recipe.copy_paste))
         self.enough = enough(size, 1.0 if recipe.scale is None else recipe.scale[1])
 
     def __call__(self, step: int) -> Batch:
@@ -197,7 +200,7 @@ class BatchMaker:
         image = np.zeros((count, 3, *self.size), np.uint8)
         segmentation = self.data.task == "segmentation"
         mask = np.full((count, *self.size), IGNORE, np.uint8) if segmentation else None
-        seen, drawn, boxes = [], [], []
+        seen, drawn, found, wild = [], [], [], []
         for row in range(count):
             number = step * count + row
             dice = draws(self.recipe, self.data.flips, self.seed, number)
@@ -208,15 +211,23 @@ class BatchMaker:
                 assert sample.truth.mask is not None, "a segmentation data set has masks"
                 see_mask(sample.truth.mask, part, mask[row])
             else:
-                boxes.append(_boxes(see_objects(sample.truth, part)))
+                found.append(see_objects(sample.truth, part))
             seen.append(part)
             drawn.append((dice.brightness, dice.contrast, dice.saturation))
+            if self.strong:
+                wild.append(strong(self.recipe, self.size, self.seed, number))
+                if mask is not None and wild[-1].erased is not None:
+                    top, bottom, left, right = wild[-1].erased
+                    mask[row, top:bottom, left:right] = IGNORE
+        if wild and found:
+            _paste(image, found, [part.place for part in seen], wild)
         return Batch(
             image=torch.from_numpy(image),
             place=[part.place for part in seen],
             colour=torch.tensor(drawn) if self.recipe.jitter else None,
             mask=None if mask is None else torch.from_numpy(mask),
-            boxes=None if segmentation else boxes,
+            boxes=None if segmentation else [_boxes(objects) for objects in found],
+            strong=wild or None,
         )
 
     def _view(self, image: NDArray[np.uint8], dice: Draws) -> View:
@@ -234,6 +245,19 @@ class BatchMaker:
 def enough(size: tuple[int, int], zoom: float) -> tuple[int, int]:
     """(H, W) that a picture has to have for an input of ``size`` to show all of it that it can at that zoom."""
     return ceil(size[0] * zoom), ceil(size[1] * zoom)
+
+
+def _paste(
+    image: UInt8[np.ndarray, "B 3 H W"], found: list[Objects], places: Sequence[Place], drawn: Sequence[Strong]
+) -> None:
+    """Copy-paste from the next image of the batch, as it was; into `image` and ``found``."""
+    if any(objects.masks is None for objects in found) or all(dice.pasted is None for dice in drawn):
+        return
+    before, given = image.copy(), list(found)
+    for row, dice in enumerate(drawn):
+        if dice.pasted is not None:
+            other = (row + 1) % len(found)
+            found[row] = paste(image[row], given[row], places[row], before[other], given[other], dice.pasted)
 
 
 def _boxes(found: Objects) -> Boxes:
@@ -286,7 +310,11 @@ def finished(batch: Batch, mean: Float[Tensor, "1 3 1 1"]) -> tuple[Float[Tensor
         torch.div(batch.image, 255, out=image)
     else:
         jitter(batch.image, batch.place, batch.colour, image)
+    if batch.strong is not None:
+        recolour(image, batch.strong)
     pad(image, batch.place, mean)
+    if batch.strong is not None:
+        erase(image, batch.strong, mean)
     if batch.mask is not None:
         return image, batch.mask.long()
     assert batch.boxes is not None, "a batch has a mask or boxes"

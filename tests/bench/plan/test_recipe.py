@@ -77,7 +77,9 @@ def test_a_mistake_is_named_with_file_and_key(write, change, message):
 
 
 def test_what_is_no_recipe_is_said(write, tmp_path, monkeypatch):
-    with pytest.raises(UserError, match=r"unknown recipe 'shrt': did you mean short\? there is: FILE.toml, "):
+    with pytest.raises(
+        UserError, match=r"unknown recipe 'shrt': did you mean short or scratch\? there is: FILE.toml, "
+    ):
         recipe.check("shrt")
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match=rf"recipe nowhere.toml cannot be read: .*looked from {tmp_path}"):
@@ -168,3 +170,73 @@ def test_the_pipeline_is_part_of_a_recipe_and_the_first_goes_without_saying(writ
     unsaid = recipe.load(write(), "segmentation")
     assert unsaid.pipeline == 2
     assert recipe.digest_of(unsaid) == recipe.digest_of(second) != recipe.digest_of(first)
+
+
+def test_changed_fields_make_another_recipe_that_goes_by_the_whole_text(write):
+    value = "scratch+train_share=0.25+scale=[0.5, 2.0]+meet=crop"
+    assert recipe.check(value) == value
+    called, stated = recipe.resolve(value, "segmentation")
+    assert called == value
+    assert (stated.train_share, stated.scale, stated.meet) == (0.25, (0.5, 2.0), "crop")
+    assert stated.lr == recipe.load("scratch", "segmentation").lr
+    assert recipe.load(value, "segmentation") == stated
+    assert recipe.digest_of(stated) != recipe.digest("scratch", "segmentation")
+    assert "25 % of the training images" in stated.in_words()
+    called, stated = recipe.resolve(write() + "+steps=9", "segmentation")
+    assert called.startswith("mine@")
+    assert called.endswith("+steps=9")
+    assert stated.steps == 9
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ("scratch+step=3", "unknown key 'step': did you mean steps"),
+        ("scratch+steps=none", "steps"),
+        ("scrach+steps=3", "did you mean scratch"),
+    ],
+)
+def test_a_mistake_in_a_change_is_named(value, message):
+    with pytest.raises(UserError, match=message):
+        recipe.check(value)
+
+
+def test_which_weights_a_recipe_is_for_changes_no_digest(write):
+    with_start = OWN.replace("steps", 'start = "random"\nsteps')
+    one, other = recipe.load(write(), "segmentation"), recipe.load(write(with_start, "b.toml"), "segmentation")
+    assert recipe.digest_of(one) == recipe.digest_of(other)
+    assert recipe.unsuited(one, "pretrained") == ""
+    assert "random weights" in recipe.unsuited(other, "pretrained")
+    assert "pretrained weights" in recipe.unsuited(recipe.load("probe", "detection"), "random")
+
+
+def test_a_recipe_that_is_not_for_the_weights_is_refused_with_those_that_are(tmp_path, monkeypatch):
+    axes = {
+        "backbone": ["vit_tiny"],
+        "weights": ["pretrained"],
+        "resolution": ["32"],
+        "head": ["linear"],
+        "patch": ["16"],
+    }
+    asked = matrix.load("default").override({**axes, "measure": ["accuracy"], "seed": ["0"]})
+    Launcher(monkeypatch)
+    store = Store(tmp_path / "m")
+    with pytest.raises(UserError, match="--recipe finetune_segmentation, probe, or --force"):
+        run.plan(asked, HERE, store, Roots())
+    assert len(run.plan(asked, HERE, store, Roots(), force=True).todo) == 1
+    assert len(run.plan(asked.override({"recipe": ["probe"]}), HERE, store, Roots()).todo) == 1
+    cost = matrix.load("default").override({**axes, "measure": ["complexity"]})
+    assert len(run.plan(cost, HERE, store, Roots()).todo) == 1, "what does not train does not care"
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        ("freeze = true\nlayer_decay = 0.8\n", "a frozen backbone has no backbone_lr"),
+        ('freeze = true\nstart = "random"\n', "learns nothing"),
+        ("pipeline = 1\nblur = 0.5\n", "of pipeline 2"),
+    ],
+)
+def test_fields_that_contradict_each_other_are_refused(write, lines, message):
+    with pytest.raises(UserError, match=message):
+        recipe.load(write(OWN + lines), "segmentation")
