@@ -123,9 +123,9 @@ def paste(
 
 def _around(masks: Bool[np.ndarray, "M H W"]) -> NDArray[np.float32]:
     """Boxes xyxy around masks, (M, 4); of an empty one nothing but zeros."""
-    rows, columns = masks.any(axis=2), masks.any(axis=1)
     boxes = np.zeros((len(masks), 4), np.float32)
-    for axis, there in ((0, columns), (1, rows)):
-        boxes[:, axis] = there.argmax(axis=1)
-        boxes[:, axis + 2] = (there.shape[1] - there[:, ::-1].argmax(axis=1)) * there.any(axis=1)
+    for box, mask in zip(boxes, masks, strict=True):
+        y, x = mask.nonzero()
+        if len(y):
+            box[:] = x.min(), y.min(), x.max() + 1, y.max() + 1
     return boxes
