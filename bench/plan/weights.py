@@ -4,6 +4,8 @@
 * ``pretrained``: the ones that the backbone's entry names; ``pretrained:TAG``: others of the same architecture. The
   published file lies in ``<cache folder>/weights/<library>/<architecture>.<tag>`` with the ending ``.safetensors``
   (timm) or ``.pth`` (torchvision), put there by hand or fetched by whoever needs it first.
+* ``package:NAME``: those that a Python package holds, see `bench.plan.packages`; ``densebench fetch NAME`` puts them
+  into the cache folder.
 * a path that ends in ``.safetensors``, ``.pth``, ``.pt`` or ``.bin``.
 
 An entry of a backbone names its published weights with ``timm`` or ``torchvision`` (the architecture's name there; in
@@ -20,20 +22,22 @@ from typing import Literal
 
 from bench.catalogue import Entry
 from bench.errors import UserError, unknown
+from bench.plan import packages
 
 RANDOM = "random"
 PRETRAINED = "pretrained"
+PACKAGE = "package:"
 ENDINGS = (".safetensors", ".pth", ".pt", ".bin")
-_CHOICES = (RANDOM, PRETRAINED, f"{PRETRAINED}:TAG", *(f"FILE{ending}" for ending in ENDINGS))
+_CHOICES = (RANDOM, PRETRAINED, f"{PRETRAINED}:TAG", f"{PACKAGE}NAME", *(f"FILE{ending}" for ending in ENDINGS))
 _LIBRARIES: Mapping[str, str] = {"timm": ".safetensors", "torchvision": ".pth"}
 """Library -> ending of its published files."""
 
 
 @dataclass(frozen=True)
 class Source:
-    """Where weights come from: the user's file, or a library's published file that lies, or will lie, at ``path``."""
+    """Where weights come from: a file, or a library's published file that lies, or will lie, at ``path``."""
 
-    library: Literal["file", "timm", "torchvision"]
+    library: Literal["file", "package", "timm", "torchvision"]
     path: Path
     architecture: str = ""
     tag: str = ""
@@ -48,6 +52,9 @@ def check(value: object) -> str:
     if not isinstance(value, str):
         raise UserError(f"weights are a text ({', '.join(_CHOICES)}), {value!r} came")
     if value in (RANDOM, PRETRAINED) or re.fullmatch(rf"{PRETRAINED}:[\w.+-]+", value):
+        return value
+    if value.startswith(PACKAGE):
+        packages.get(value.removeprefix(PACKAGE))
         return value
     if value.endswith(ENDINGS):
         if not Path(value).expanduser().is_file():
@@ -66,7 +73,12 @@ def source(entry: Entry, value: str, cache: Path) -> Source | None:
 
     Returns:
         None where nobody has published weights of this backbone.
+
+    Raises:
+        UserError: a package's weights are of another backbone, or have not been fetched.
     """
+    if value.startswith(PACKAGE):
+        return _packaged(entry, packages.get(value.removeprefix(PACKAGE)), cache)
     name, _, tag = value.partition(":")
     if name != PRETRAINED:
         return Source("file", Path(value).expanduser())
@@ -78,6 +90,19 @@ def source(entry: Entry, value: str, cache: Path) -> Source | None:
             path = cache / "weights" / library / f"{architecture}.{tag}{ending}"
             return Source(library, path, architecture, tag)  # pyright: ignore[reportArgumentType] - a key of the above
     return None
+
+
+def _packaged(entry: Entry, package: packages.Package, cache: Path) -> Source:
+    architecture = package.backbone.partition(":")[2]
+    own = entry.facts.get("timm") or entry.name.partition(":")[2].partition(".")[0]
+    if own != architecture:
+        raise UserError(
+            f"weights {PACKAGE}{package.name} are {package.what}, for {package.backbone}, and {entry.name} came"
+        )
+    path = package.path(cache)
+    if not path.is_file():
+        raise UserError(f"weights {PACKAGE}{package.name} are not in {cache}: densebench fetch {package.name}")
+    return Source("package", path, architecture)
 
 
 def digest(entry: Entry, value: str, cache: Path) -> str | None:

@@ -318,7 +318,17 @@ def test_a_record_holds_the_digest_of_its_weights(tmp_path, mine, cache, monkeyp
 
 def test_options_of_the_command_line(tmp_path, mine):
     words = ("--backbone", "vit_pico", "--measure", "accuracy", "--head", "linear")
-    options = ("--weights", f"pretrained:a,{mine}", "--window", "scale", "--resample", "bicubic", "--padding", "pad")
+    options = (
+        "--weights",
+        f"pretrained:a,{mine}",
+        "--window",
+        "scale",
+        "--resample",
+        "bicubic",
+        "--force",
+        "--padding",
+        "pad",
+    )
     environment = {**os.environ, "PYTHONPATH": str(catalogue.ROOT)}
     command = [sys.executable, "-m", "bench", "run", "--dry-run", "--json", *words, *options]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=tmp_path, check=True)
