@@ -210,12 +210,18 @@ class Model(nn.Module):
             Unsupported: the images are not of the form or size that the model was built for.
         """
         check_image(image, self.size)
-        if self.size != self.backbone.size:
-            image = self._padded(image)
         if isinstance(self.head, TokenHead):
             assert isinstance(self.backbone, TokenBackbone), "checked when the model was made"
-            return self.head.attend(self.backbone, image)
-        return self.head(self.backbone(image), (image.shape[-2], image.shape[-1]))
+            return self.head.attend(self.backbone, self._padded(image))
+        return self.of_features(self.backbone(self._padded(image)))
+
+    def features(self, image: Float[Tensor, "B 3 H W"]) -> Features:
+        """Maps that the head reads, of RGB images in 0..1 at the size that the model was built for."""
+        return self.backbone(self._padded(image))
+
+    def of_features(self, features: Features) -> Raw:
+        """Raw outputs of the head for maps as `features` gives them; not of a head inside the blocks."""
+        return self.head(features, self.backbone.size)
 
     def loss(self, raw: Raw, target: Target) -> Float[Tensor, ""]:
         """See `Head.loss`."""
@@ -252,6 +258,8 @@ class Model(nn.Module):
         return height, width
 
     def _padded(self, image: Float[Tensor, "B 3 h w"]) -> Float[Tensor, "B 3 H W"]:
+        if self.size == self.backbone.size:
+            return image
         height, width = self.backbone.size
         canvas = self.backbone.mean.to(image.dtype).expand(len(image), 3, height, width).clone()
         canvas[:, :, : self.size[0], : self.size[1]] = image

@@ -1,20 +1,25 @@
 """What a short, seeded training run reaches: mIoU, or AP of boxes and masks, on the validation split."""
 
 import copy
+import hashlib
 import time
 
 import numpy as np
 import torch
 
-from bench.data.contract import Dataset, Truth
+from bench.data.contract import Dataset, Split, Truth
 from bench.model import build, modes
+from bench.plan import weights
+from bench.plan.case import Case
 from bench.plan.cell import Cell
 from bench.plan.measure import IMAGES, IMAGES_LOST, TRAINED, UNSUITED, Context, Outcome, Value
 from bench.plan.recipe import Recipe, unsuited
 from bench.stats.overlap import Overlaps
 from bench.stats.precision import Detections
 from bench.store import images as store
+from bench.store.features import FeatureStore, bound
 from bench.training.box_metrics import BoxMetrics
+from bench.training.features import FeatureSource, cacheable
 from bench.training.label_metrics import LabelMetrics
 from bench.training.loader import workers_for
 from bench.training.pictures import draw
@@ -205,6 +210,7 @@ def measure(cell: Cell, context: Context) -> Outcome:
             frame(val, plan, cell.size, index)
     net = build.of_case(case).to(device)
     start = time.monotonic()
+    source = _features(case, net, data, "train", dtype=modes.DTYPES[cell.dtype])
     trained = train(
         net,
         data,
@@ -215,7 +221,10 @@ def measure(cell: Cell, context: Context) -> Outcome:
         seed=cell.seed,
         report=context.report,
         workers=workers_for(device, context.threads),
+        source=source,
     )
+    if source is not None:
+        source.close()
     seconds = time.monotonic() - start
     artifact = modes.for_inference(copy.deepcopy(net), cell, device)
     values = evaluate(artifact, val, plan, cell, context)
@@ -233,7 +242,9 @@ def evaluate(net: Model, val: Dataset, plan: Recipe, cell: Cell, context: Contex
     drawn: list[tuple[np.ndarray, Truth, np.ndarray | Boxes]] = []
     done = 0
     workers = workers_for(build.device_of(cell), context.threads)
-    for images, truths, prediction in predictions(net, val, plan, size=cell.size, count=count, workers=workers):
+    source = _features(context.case, net, val, "val")
+    seen = predictions(net, val, plan, size=cell.size, count=count, workers=workers, source=source)
+    for images, truths, prediction in seen:
         for row, (image, truth) in enumerate(zip(images, truths, strict=True)):
             found = prediction[row].cpu() if isinstance(prediction, torch.Tensor) else prediction[row]
             if isinstance(found, torch.Tensor):
@@ -245,11 +256,51 @@ def evaluate(net: Model, val: Dataset, plan: Recipe, cell: Cell, context: Contex
                 drawn.append((image, truth, found.numpy() if isinstance(found, torch.Tensor) else found))
         done += len(images)
         context.report("evaluation", done, count)
+    if source is not None:
+        source.close()
     if drawn and context.pictures is not None:
         photographs = bool(context.case.data.facts["redistributable"])
         draw(drawn, val, context.pictures / _picture_name(cell), photographs=photographs)
     found = boxes.result() if val.task == "detection" else labels.result()
     return figures(found) | _kept(found, context)
+
+
+def _features(
+    case: Case, net: Model, data: Dataset, split: Split, dtype: torch.dtype = torch.float32
+) -> FeatureSource | None:
+    """Kept features of a split, where the recipe freezes the backbone and nothing of an image is drawn but mirrors."""
+    plan, limit = case.recipe, bound()
+    if not cacheable(plan, net) or plan.windows or not limit:
+        return None
+    return FeatureSource(
+        net, data, frozen_key(case, data, split), FeatureStore(case.cache / "features", limit), autocast=dtype
+    )
+
+
+def frozen_key(case: Case, data: Dataset, split: Split) -> dict[str, Value | list[str]]:
+    """All that decides what a frozen backbone makes of a split, but for levels, number formats and libraries."""
+    cell, plan = case.cell, case.recipe
+    named = weights.digest(case.backbone, cell.weights, case.cache)
+    files = hashlib.sha256()
+    for index in range(len(data)):
+        for path in data.files(index):
+            stat = path.stat()
+            files.update(f"{path} {stat.st_size} {stat.st_mtime_ns}\n".encode())
+    return {
+        "backbone": f"{cell.backbone} version {case.backbone.facts.get('version', 1)}",
+        "weights": f"seed {cell.seed}" if named is None else named,
+        "patch": cell.patch,
+        "size": f"{cell.height}x{cell.width}",
+        "resample": cell.resample,
+        "window": cell.window,
+        "padding": cell.padding,
+        "attention": cell.attention,
+        "device": torch.device(cell.device).type,
+        "dataset": f"{cell.dataset} version {case.data.facts.get('version', 1)}, {case.task}, {split}",
+        "files": files.hexdigest()[:20],
+        "meet": plan.meet,
+        "pipeline": plan.pipeline,
+    }
 
 
 def figures(found: Overlaps | Detections) -> dict[str, Value]:

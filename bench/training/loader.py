@@ -24,7 +24,7 @@ from jaxtyping import Float, UInt8
 from numpy.typing import NDArray
 from torch import Tensor
 
-from bench.data.contract import IGNORE, Dataset
+from bench.data.contract import IGNORE, Dataset, Truth
 from bench.plan.recipe import Recipe
 from bench.training.strong import Strong, erase, paste, recolour, strong
 from bench.training.views import Objects, View, see_image, see_mask, see_objects, view
@@ -148,17 +148,19 @@ def draws(recipe: Recipe, flips: Iterable[str], seed: int, number: int) -> Draws
 class Batch:
     """B samples as threads make them.
 
-    image: RGB, 0 in the padding. place: of each picture in its image. colour: factors of brightness, contrast and
-    saturation of each; None: no jitter. mask: class per pixel, 255 in the padding; None in detection. boxes: of each
-    image; None in segmentation. strong: what else is drawn for each; None: nothing.
+    image: RGB, 0 in the padding; none where the target alone was asked for. place: of each picture in its image.
+    colour: factors of brightness, contrast and saturation of each; None: no jitter. mask: class per pixel, 255 in the
+    padding; None in detection. boxes: of each image; None in segmentation. strong: what else is drawn for each; None:
+    nothing. pictures: (h, w) of each as it was read.
     """
 
-    image: UInt8[Tensor, "B 3 H W"]
+    image: UInt8[Tensor, "_ 3 H W"]
     place: list[Place]
     colour: Float[Tensor, "B 3"] | None
     mask: UInt8[Tensor, "B H W"] | None
     boxes: list[Boxes] | None
     strong: list[Strong] | None = None
+    pictures: tuple[tuple[int, int], ...] = ()
 
     def map(self, move: Callable[[Tensor], Tensor]) -> "Batch":
         """The same with other tensors."""
@@ -190,28 +192,46 @@ class BatchMaker:
         self.strong = any((recipe.hue, recipe.blur, recipe.erase, recipe.copy_paste))
         self.enough = enough(size, 1.0 if recipe.scale is None else recipe.scale[1])
 
-    def __call__(self, step: int) -> Batch:
+    def numbers(self, step: int) -> range:
+        """Places in the training of the samples of a step's batch."""
+        return range(step * self.recipe.batch, (step + 1) * self.recipe.batch)
+
+    def __call__(self, step: int, *, shapes: Sequence[tuple[int, int]] | None = None) -> Batch:
         """The batch of a step, on the host.
+
+        Args:
+            step: from 0 on.
+            shapes: (h, w) of its pictures where no images are wanted, only the target: the batch then has none.
 
         Raises:
             DataError: an image cannot be read; names the file.
         """
-        count = self.recipe.batch
-        image = np.zeros((count, 3, *self.size), np.uint8)
+        return self.of(self.numbers(step), shapes=shapes)
+
+    def of(self, numbers: Sequence[int], *, shapes: Sequence[tuple[int, int]] | None = None) -> Batch:
+        """The samples at these places in the training, see `__call__`."""
+        count = len(numbers)
+        image = np.zeros((count if shapes is None else 0, 3, *self.size), np.uint8)
         segmentation = self.data.task == "segmentation"
         mask = np.full((count, *self.size), IGNORE, np.uint8) if segmentation else None
         seen, drawn, found, wild = [], [], [], []
-        for row in range(count):
-            number = step * count + row
+        pictures = []
+        for row, number in enumerate(numbers):
             dice = draws(self.recipe, self.data.flips, self.seed, number)
-            sample = self.data.whole(self.order[number], self.enough)
-            part = self._view(sample.image, dice)
-            see_image(sample.image, part, image[row])
-            if mask is not None:
-                assert sample.truth.mask is not None, "a segmentation data set has masks"
-                see_mask(sample.truth.mask, part, mask[row])
+            if shapes is None:
+                sample = self.data.whole(self.order[number], self.enough)
+                truth, picture = sample.truth, (sample.image.shape[0], sample.image.shape[1])
+                part = self._view(picture, dice)
+                see_image(sample.image, part, image[row])
             else:
-                found.append(see_objects(sample.truth, part))
+                truth, picture = self._truth(self.order[number]), shapes[row]
+                part = self._view(picture, dice)
+            pictures.append(picture)
+            if mask is not None:
+                assert truth.mask is not None, "a segmentation data set has masks"
+                see_mask(truth.mask, part, mask[row])
+            else:
+                found.append(see_objects(truth, part))
             seen.append(part)
             drawn.append((dice.brightness, dice.contrast, dice.saturation))
             if self.strong:
@@ -223,16 +243,21 @@ class BatchMaker:
             _paste(image, found, [part.place for part in seen], wild)
         return Batch(
             image=torch.from_numpy(image),
-            place=[part.place for part in seen],
+            place=[part.place for part in seen[: len(image)]],
             colour=torch.tensor(drawn) if self.recipe.jitter else None,
             mask=None if mask is None else torch.from_numpy(mask),
             boxes=None if segmentation else [_boxes(objects) for objects in found],
             strong=wild or None,
+            pictures=tuple(pictures),
         )
 
-    def _view(self, image: NDArray[np.uint8], dice: Draws) -> View:
+    def _truth(self, index: int) -> Truth:
+        """Labels as `Dataset.whole` gives them; what is drawn and lies in no file has none of their own."""
+        return self.data.truth(index) if self.data.files(index) else self.data.whole(index, self.enough).truth
+
+    def _view(self, picture: tuple[int, int], dice: Draws) -> View:
         return view(
-            (image.shape[0], image.shape[1]),
+            picture,
             self.size,
             self.recipe.meet,
             zoom=dice.zoom,
@@ -303,7 +328,7 @@ class Sender:
             batch.map(keep)
 
 
-def finished(batch: Batch, mean: Float[Tensor, "1 3 1 1"]) -> tuple[Float[Tensor, "B 3 H W"], Target]:
+def finished(batch: Batch, mean: Float[Tensor, "1 3 1 1"]) -> tuple[Float[Tensor, "_ 3 H W"], Target]:
     """RGB in 0..1 with jittered colours and ``mean`` in the padding, and the target."""
     image = torch.empty(batch.image.shape, device=batch.image.device)
     if batch.colour is None:

@@ -100,7 +100,7 @@ class Stepper:
         recipe: its optimiser's numbers; schedule and data are the caller's.
         dtype: below float32 the forward pass runs under autocast to it, float16 with a scaled loss.
         device: of the model.
-        forward: what runs the model, such as its compiled form; None: the model itself.
+        forward: what runs the model, such as its compiled form, or its head on features; None: the model itself.
     """
 
     def __init__(
@@ -110,7 +110,7 @@ class Stepper:
         *,
         dtype: torch.dtype,
         device: torch.device,
-        forward: Callable[[Tensor], Any] | None = None,
+        forward: Callable[[Any], Any] | None = None,
     ) -> None:
         self.model, self.dtype, self.device, self.clip = model, dtype, device, recipe.clip
         self.forward = forward or model
@@ -123,12 +123,12 @@ class Stepper:
             average = get_ema_multi_avg_fn(recipe.ema)
             self._average = AveragedModel(model, multi_avg_fn=average, use_buffers=True)
 
-    def loss(self, image: Float[Tensor, "B 3 H W"], target: Target) -> Float[Tensor, ""]:
+    def loss(self, image: Any, target: Target) -> Float[Tensor, ""]:
         """Forward pass and loss."""
         return self.model.loss(self.run(image), target)
 
-    def run(self, image: Float[Tensor, "B 3 H W"]) -> Any:
-        """Forward pass alone: the head's raw outputs."""
+    def run(self, image: Any) -> Any:
+        """Forward pass alone: the head's raw outputs for images (B, 3, H, W), or for what ``forward`` takes."""
         with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
             return self.forward(image)
 

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from bench.data.contract import Dataset, Truth
 from bench.plan.recipe import Recipe
+from bench.training.features import FeatureSource
 from bench.training.loader import ahead, enough, pad
 from bench.training.views import Size, see_image, starts, view
 from heads.contract import Boxes, Model, Prediction
@@ -34,12 +35,13 @@ class Frame:
     """A picture as it is shown to the model, and its truth.
 
     image: RGB, (3, H, W) of the input, or larger where it is looked at in windows. picture: (h, w) that the picture
-    takes of it, from the top left.
+    takes of it, from the top left. index: of the image in its split.
     """
 
     image: UInt8[np.ndarray, "3 H W"]
     picture: Size
     truth: Truth
+    index: int = 0
 
     def shown(self) -> UInt8[np.ndarray, "h w 3"]:
         """The picture in it."""
@@ -47,7 +49,14 @@ class Frame:
 
 
 def predictions(
-    net: Model, data: Dataset, recipe: Recipe, *, size: Size, count: int, workers: int = 0
+    net: Model,
+    data: Dataset,
+    recipe: Recipe,
+    *,
+    size: Size,
+    count: int,
+    workers: int = 0,
+    source: FeatureSource | None = None,
 ) -> Iterator[tuple[list[NDArray[np.uint8]], list[Truth], Prediction]]:
     """Batches of pictures (h, w, 3), their truths and what is predicted of them at the size of the truth.
 
@@ -58,17 +67,18 @@ def predictions(
         size: (H, W) of the input in pixels.
         count: of images, from the first on.
         workers: threads that read images ahead of the model.
+        source: of the split's features, where the backbone is frozen; None: the model sees every image.
     """
     group: list[Frame] = []
     more = MASK_BATCH if net.task == "detection" else BATCH
     with closing(ahead(lambda index: frame(data, recipe, size, index), count, workers, more=more)) as frames:
         for one in frames:
             if group and (not _alike(group[0], one) or len(group) == _most(group[0])):
-                yield _answer(net, group, recipe, size)
+                yield _answer(net, group, recipe, size, source)
                 group = []
             group.append(one)
     if group:
-        yield _answer(net, group, recipe, size)
+        yield _answer(net, group, recipe, size, source)
 
 
 def frame(data: Dataset, recipe: Recipe, size: Size, index: int) -> Frame:
@@ -79,7 +89,7 @@ def frame(data: Dataset, recipe: Recipe, size: Size, index: int) -> Frame:
     """
     truth = data.truth(index)
     if recipe.pipeline == 1:
-        return Frame(data.sample(index, size).image.transpose(2, 0, 1), size, truth)
+        return Frame(data.sample(index, size).image.transpose(2, 0, 1), size, truth, index)
     zoom = recipe.windows_zoom if recipe.windows else 1.0
     image = data.whole(index, enough(size, zoom)).image
     picture = (image.shape[0], image.shape[1])
@@ -92,7 +102,7 @@ def frame(data: Dataset, recipe: Recipe, size: Size, index: int) -> Frame:
         seen = view(picture, size, "stretch" if recipe.meet == "stretch" else "letterbox")
     canvas = np.zeros((3, *seen.size), np.uint8)
     see_image(image, seen, canvas)
-    return Frame(canvas, (seen.rows.size, seen.columns.size), truth)
+    return Frame(canvas, (seen.rows.size, seen.columns.size), truth, index)
 
 
 def _alike(one: Frame, other: Frame) -> bool:
@@ -106,7 +116,7 @@ def _most(one: Frame) -> int:
 
 @torch.inference_mode()
 def _answer(
-    net: Model, group: Sequence[Frame], recipe: Recipe, size: Size
+    net: Model, group: Sequence[Frame], recipe: Recipe, size: Size, source: FeatureSource | None
 ) -> tuple[list[NDArray[np.uint8]], list[Truth], Prediction]:
     first = group[0]
     if first.image.shape[1:] != size:
@@ -114,7 +124,8 @@ def _answer(
         scores = torch.cat([_in_windows(net, one, size, stride) for one in group])
         found: Prediction = labels_of(scores, first.truth.size)
     else:
-        raw = net(_images(net, np.stack([one.image for one in group]), first.picture))
+        images = _images(net, np.stack([one.image for one in group]), first.picture)
+        raw = net(images) if source is None else net.of_features(source.of_split(images, first.index))
         found = _of_the_picture(net, raw, first)
     return [one.shown() for one in group], [one.truth for one in group], found
 

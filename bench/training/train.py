@@ -2,10 +2,10 @@
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -16,8 +16,9 @@ from bench.data.contract import Dataset
 from bench.plan.measure import Invalid
 from bench.plan.recipe import Recipe
 from bench.training import loader, series
+from bench.training.features import FeatureSource
 from bench.training.optim import Stepper, in_training_mode, rate
-from heads.contract import Model
+from heads.contract import Model, Target
 
 T = TypeVar("T")
 
@@ -41,6 +42,7 @@ def train(
     seed: int,
     report: Callable[[str, int, int], None],
     workers: int = 0,
+    source: FeatureSource | None = None,
 ) -> Trained:
     """Train in place with AdamW, a linear warm-up and a cosine.
 
@@ -54,6 +56,7 @@ def train(
         seed: of the order of images, of augmentation and of whatever the loss draws.
         report: told (stage, step, steps) as it goes.
         workers: threads that make batches ahead of the steps; they change no batch. (The first pipeline has none.)
+        source: of the features of the images, where the backbone is frozen and they are kept.
 
     Raises:
         Invalid: the loss is not finite; says at which step.
@@ -65,10 +68,15 @@ def train(
     if data.task == "segmentation" and recipe.class_weight_power:
         model.head.set_class_weights(class_weights(data, recipe, size, seed=seed).to(device))
     model.head.loss_stride = recipe.loss_stride
-    stepper = Stepper(model, recipe, dtype=dtype, device=device)
+    forward = None if source is None else model.of_features
+    stepper = Stepper(model, recipe, dtype=dtype, device=device, forward=forward)
     schedule = torch.optim.lr_scheduler.LambdaLR(stepper.optimizer, lambda step: rate(step, recipe))
     losses: list[float] = []
-    if recipe.pipeline == 1:
+    made: Generator[tuple[Any, Target]]
+    if source is not None:
+        source.prepare(recipe, size=size, seed=seed, workers=workers, report=report)
+        made = source.batches(recipe, size=size, seed=seed, workers=workers)
+    elif recipe.pipeline == 1:
         made = series.batches(data, recipe, size=size, device=device, seed=seed)
     else:
         mean = model.backbone.mean
