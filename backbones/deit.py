@@ -2,7 +2,7 @@
 
 ``deit_*`` (Touvron et al. 2021, arXiv 2012.12877) has a class and a distillation token; both are dropped from the grid.
 ``deit3_*`` (DeiT III, Touvron et al. 2022, arXiv 2204.07118) has no distillation token, scales every residual branch
-(LayerScale, starting at 1e-6) and adds positions to the grid alone, not to the class token.
+(LayerScale, starting at 1e-4) and adds positions to the grid alone, not to the class token.
 """
 
 from timm.models.deit import VisionTransformerDistilled
@@ -53,6 +53,7 @@ CATALOGUE = {
     },
     "deit3_small": {
         "patch": 16,
+        "training_revision": 2,
         "width": 384,
         "depth": 12,
         "heads": 6,
@@ -63,6 +64,7 @@ CATALOGUE = {
     },
     "deit3_medium": {
         "patch": 16,
+        "training_revision": 2,
         "width": 512,
         "depth": 12,
         "heads": 8,
@@ -73,6 +75,7 @@ CATALOGUE = {
     },
     "deit3_base": {
         "patch": 16,
+        "training_revision": 2,
         "width": 768,
         "depth": 12,
         "heads": 12,
@@ -83,6 +86,7 @@ CATALOGUE = {
     },
     "deit3_large": {
         "patch": 16,
+        "training_revision": 2,
         "width": 1024,
         "depth": 24,
         "heads": 16,
@@ -128,7 +132,7 @@ def build(
             num_classes=0,
             global_pool="",
             no_embed_class=True,
-            init_values=1e-6,
+            init_values=1e-4,  # its authors' `init_scale`
         )
     set_attention(transformer, attention)
     return PlainTransformer(transformer, patch=patch, size=size)

@@ -29,6 +29,7 @@ from backbones.contract import Attention, Backbone, Features, Level, Window, che
 CATALOGUE = {
     "swin_pico": {
         "version": 1,
+        "training_revision": 2,
         "patch": 4,
         "width": 24,
         "depths": [2, 2, 2, 2],
@@ -39,6 +40,7 @@ CATALOGUE = {
     },
     "swin_tiny": {
         "version": 1,
+        "training_revision": 2,
         "patch": 4,
         "width": 96,
         "depths": [2, 2, 6, 2],
@@ -51,6 +53,7 @@ CATALOGUE = {
     },
     "swin_small": {
         "version": 1,
+        "training_revision": 2,
         "patch": 4,
         "width": 96,
         "depths": [2, 2, 18, 2],
@@ -63,6 +66,7 @@ CATALOGUE = {
     },
     "swin_base": {
         "version": 1,
+        "training_revision": 2,
         "patch": 4,
         "width": 128,
         "depths": [2, 2, 18, 2],
@@ -75,6 +79,7 @@ CATALOGUE = {
     },
     "swin_large": {
         "version": 1,
+        "training_revision": 2,
         "patch": 4,
         "width": 192,
         "depths": [2, 2, 18, 2],
@@ -87,6 +92,7 @@ CATALOGUE = {
     },
     "swinv2_tiny": {
         "version": 2,
+        "training_revision": 2,
         "patch": 4,
         "width": 96,
         "depths": [2, 2, 6, 2],
@@ -99,6 +105,7 @@ CATALOGUE = {
     },
     "swinv2_small": {
         "version": 2,
+        "training_revision": 2,
         "patch": 4,
         "width": 96,
         "depths": [2, 2, 18, 2],
@@ -111,6 +118,7 @@ CATALOGUE = {
     },
     "swinv2_base": {
         "version": 2,
+        "training_revision": 2,
         "patch": 4,
         "width": 128,
         "depths": [2, 2, 18, 2],
@@ -123,6 +131,7 @@ CATALOGUE = {
     },
     "swinv2_large": {
         "version": 2,
+        "training_revision": 2,
         "patch": 4,
         "width": 192,
         "depths": [2, 2, 18, 2],
@@ -134,9 +143,9 @@ CATALOGUE = {
         "doc": "Swin v2-L, 192 wide, 2-2-18-2 blocks, window 12",
     },
 }
-"""``window`` in tokens belongs to ``input`` px and patch 4; ``timm`` and ``tag`` as in `backbones.vit`."""
+"""``window`` in tokens belongs to ``input`` px and patch 4; ``timm`` and ``tag`` as in `backbones.vit`. Trainings of
+revision 1 had a drop path of 0.1 under every recipe."""
 PATCHES = (1, 2, 4, 8, 16)
-_DROP_PATH = 0.1  # of the last block, rising from 0; the library's own choice for both versions
 
 
 class Swin(Backbone):
@@ -219,7 +228,7 @@ def build(
             window_size=extent,
             num_classes=0,
             global_pool="",
-            drop_path_rate=_DROP_PATH,
+            drop_path_rate=0.0,  # a recipe's choice, see `backbones.stochastic`
         )
     else:
         transformer = SwinTransformerV2(
@@ -231,7 +240,7 @@ def build(
             window_size=extent,
             num_classes=0,
             global_pool="",
-            drop_path_rate=_DROP_PATH,
+            drop_path_rate=0.0,  # a recipe's choice, see `backbones.stochastic`
             # The window that each stage was trained with: its map was all that it could cover (L: 12, 12, 12, 6).
             pretrained_window_sizes=tuple(min(tokens, published // 4 >> stage) for stage in range(4)),
         )

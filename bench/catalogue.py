@@ -209,6 +209,23 @@ def get(kind: str, name: str) -> Entry:
         raise UserError(str(error)) from error
 
 
+def training_revisions(fields: Mapping[str, Any]) -> dict[str, int]:
+    """How often the training of what these fields of a cell name was changed, of those where it was: "head" -> 2.
+
+    An entry states it as ``training_revision`` when what it learns changes (a loss, how weights start) and what it
+    costs does not: trainings of an earlier one are then no answer any more.
+    """
+    kinds = {"backbone": "backbones", "head": "heads"}
+    found = {}
+    for field_, kind in kinds.items():
+        if kind not in _FOLDERS:
+            continue
+        entry = entries(kind).get(fields.get(field_, ""))
+        if entry is not None and (revision := int(entry.facts.get("training_revision", 1))) > 1:
+            found[field_] = revision
+    return found
+
+
 def dataset(name: str) -> Entry:
     """The entry of a data set as a cell names it: ``layout`` or ``layout:instance`` (``voc:bccd``)."""
     return get("data", name.partition(":")[0])

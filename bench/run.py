@@ -421,6 +421,9 @@ def _inputs(cell: Cell, fields: Iterable[str], task: Task, stated: recipe.Recipe
             inputs["weights"] = found
     if data:
         inputs["dataset"] = data
+    if "seed" in fields:  # it trains
+        revisions = catalogue.training_revisions(cell.part(fields))
+        inputs |= {f"{name} revision": str(number) for name, number in revisions.items()}
     return inputs
 
 

@@ -94,6 +94,16 @@ class Head(nn.Module, ABC):
     def set_class_weights(self, weights: Float[Tensor, " K"]) -> None:
         """Weights of the classes in the loss; a head that has no use for them leaves this as it is."""
 
+    def set_auxiliary(self) -> bool:
+        """Train with the auxiliary loss that the head's paper has, from now on; called before an optimiser is made.
+
+        Its modules are made now, and run in training mode alone: they belong to no measure of cost.
+
+        Returns:
+            Whether there is one; False, without effect, unless a head overrides it.
+        """
+        return False
+
     def set_progress(self, done: float) -> None:
         """Told before every training step which share of the training is done, 0 to 1; for what anneals on the way."""
 

@@ -19,8 +19,22 @@ from heads.contract import IGNORE, Raw, Target, Task, TokenHead
 from heads.matching import assign, labels_at, mask_costs, mask_losses, sample, uncertain_points
 
 CATALOGUE = {
-    "eomt": {"task": "segmentation", "reads": "deepest", "blocks": 3, "queries": 100, "points": 12544},
-    "eomt_pico": {"task": "segmentation", "reads": "deepest", "blocks": 2, "queries": 24, "points": 1024},
+    "eomt": {
+        "task": "segmentation",
+        "reads": "deepest",
+        "blocks": 3,
+        "queries": 100,
+        "points": 12544,
+        "training_revision": 2,
+    },
+    "eomt_pico": {
+        "task": "segmentation",
+        "reads": "deepest",
+        "blocks": 2,
+        "queries": 24,
+        "points": 1024,
+        "training_revision": 2,
+    },
 }
 
 CLASS, MASK, DICE = 2.0, 5.0, 5.0
@@ -75,6 +89,8 @@ class EoMT(TokenHead):
         self.blocks = blocks
         self.points = points
         self.done = 0.0
+        self.class_weights: Tensor | None
+        self.register_buffer("class_weights", None, persistent=False)
         self.queries = nn.Parameter(torch.randn(queries, width))
         self.classify = nn.Linear(width, classes + 1)
         self.embed = nn.Sequential(
@@ -82,6 +98,10 @@ class EoMT(TokenHead):
         )
         doublings = max(1, int(math.log2(patch)) - 2)
         self.upscale = nn.Sequential(*(_double(width) for _ in range(doublings)))
+
+    def set_class_weights(self, weights: Float[Tensor, " K"]) -> None:
+        """Weigh the classes in the cross-entropy over the queries' classes, beside the weight of "no object"."""
+        self.class_weights = weights.detach().to(self.queries.device, torch.float32)
 
     def set_progress(self, done: float) -> None:
         """See `Head.set_progress`; masked attention fades with it."""
@@ -148,7 +168,10 @@ class EoMT(TokenHead):
 
         wanted = torch.full(classes.shape[:3], self.classes, device=classes.device)
         wanted[layer, image, query] = label
-        weight = torch.where(wanted == self.classes, NO_OBJECT, 1.0)
+        classes_weigh = wanted.new_ones(self.classes, dtype=torch.float32)
+        if self.class_weights is not None:
+            classes_weigh = self.class_weights
+        weight = torch.cat([classes_weigh, classes_weigh.new_tensor([NO_OBJECT])])[wanted]
         weight = weight * torch.tensor([len(shown) > 0 for shown in present], device=weight.device)[:, None]
         entropy = cross_entropy(classes.flatten(0, 2), wanted.flatten(), reduction="none").view_as(weight) * weight
         total = weight.sum(dim=(1, 2))

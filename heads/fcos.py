@@ -26,6 +26,7 @@ CATALOGUE = {
         "finest": 8,
         "coarsest": 32,
         "coarser": True,
+        "square": 1.0,
         "norm": False,
         "doc": "FCOS as published: FPN of strides 8 to 128, 4 convolutions a tower",
     },
@@ -37,16 +38,21 @@ CATALOGUE = {
         "finest": 8,
         "coarsest": 32,
         "coarser": False,
+        "square": 0.5,
+        "training_revision": 2,
         "norm": True,
-        "doc": "FCOS for CPU training: strides 8 to 32, 64 wide, 2 convolutions a tower, norms in the FPN",
+        "doc": "FCOS for CPU training: strides 8 to 32, half the ranges, 64 wide, 2 convolutions a tower, FPN norms",
     },
 }
 
 GROUP = 8
 """Channels a group of a GroupNorm: the 32 groups of 256 channels that are published, kept for narrower heads."""
 
+CENTRAL = 1.5
+"""Strides from the centre of an object within which its locations lie (centre sampling)."""
+
 REACH = 4.0
-"""Strides from a location to a side, for `FCOS.full_load`: a level's objects begin where the farthest is at as many."""
+"""Squares from a location to a side, for `FCOS.full_load`: a level's objects begin where the farthest is at as many."""
 
 NOWHERE = -30.0
 """A logit whose focal loss as background is below the last digit of a float32."""
@@ -57,7 +63,7 @@ class FCOSOutput(TypedDict):
 
     size: (H, W) pixels of the image that went in.
     logits: (B, N, K).
-    regression: (B, N, 4) distances to left, top, right, bottom, in strides of their level, not negative.
+    regression: (B, N, 4) distances to left, top, right, bottom, in sides of their squares, not negative.
     centerness: (B, N, 1) logits.
     """
 
@@ -108,8 +114,12 @@ class FCOS(Head):
         channels: width of pyramid and towers, a multiple of 8.
         convs: 3x3 convolutions of each tower.
         strides: of the pyramid. A level of stride s is responsible for objects whose farthest side is 4s to 8s pixels
-            from the location; the finest also for all smaller ones and the coarsest for all larger ones.
+            from the location times ``square``; the finest also for all smaller ones and the coarsest
+            for all larger ones.
         coarser: with P6 and P7, as published.
+        square: side of the square that stands for a location, in strides: ranges and distances are in multiples of it.
+            With the published 1 all objects of a scene of 128 px are the finest level's; half of it shares them out, as
+            the halved anchors of the other small detectors do. Which locations are central enough stays the same.
         norm: with LayerNorms in the FPN, which are not published.
         score_threshold: least score of a detection; low, since average precision wants the whole curve.
         nms_threshold: IoU over which the lower of two boxes of a class goes.
@@ -128,6 +138,7 @@ class FCOS(Head):
         strides: tuple[int, ...],
         coarser: bool,
         norm: bool,
+        square: float = 1.0,
         score_threshold: float = 0.05,
         nms_threshold: float = 0.6,
         detections: int = 100,
@@ -138,10 +149,12 @@ class FCOS(Head):
             levels, strides, channels, coarser="convolutions" if coarser else "none", norm=norm
         )
         self.strides = self.pyramid.strides
+        self.square = square
         self.detector = parts.FCOS(
             detection.NoBackbone(channels),
             classes,
             head=_Towers(channels, classes, convs),
+            center_sampling_radius=CENTRAL / square,
             score_thresh=score_threshold,
             nms_thresh=nms_threshold,
             detections_per_img=detections,
@@ -158,10 +171,9 @@ class FCOS(Head):
         }
 
     def anchors(self, size: tuple[int, int], device: torch.device) -> list[Float[Tensor, "_ 4"]]:
-        """For each level a square of side s around the centre of each cell, xyxy in pixels of the input."""
-        return detection.anchors(
-            size, self.strides, [[(float(stride), float(stride))] for stride in self.strides], device
-        )
+        """For each level a square of ``square`` strides around the centre of each cell, xyxy in pixels of the input."""
+        sides = [stride * self.square for stride in self.strides]
+        return detection.anchors(size, self.strides, [[(side, side)] for side in sides], device)
 
     def loss(self, raw: Raw, target: Target) -> Float[Tensor, ""]:
         """Focal + GIoU + centre-ness loss, each a sum over the locations divided by the number in objects.
@@ -249,4 +261,5 @@ def build(name: str, *, levels: tuple[Level, ...], classes: int) -> FCOS:
         strides=doubling(int(numbers["finest"]), int(numbers["coarsest"])),
         coarser=bool(numbers["coarser"]),
         norm=bool(numbers["norm"]),
+        square=float(numbers["square"]),
     )

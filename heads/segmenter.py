@@ -23,6 +23,7 @@ CATALOGUE = {
         "width": None,  # that of the encoder
         "layers": 2,
         "head_width": 64,
+        "training_revision": 2,
         "dropout": 0.1,
     },
     "segmenter_pico": {
@@ -31,17 +32,24 @@ CATALOGUE = {
         "width": 96,
         "layers": 2,
         "head_width": 32,
+        "training_revision": 2,
         "dropout": 0.0,
     },
 }
 
 
-class ClassScale(nn.Module):
-    """In the place of the LayerNorm over the classes where there are too few: a fixed factor, weight and bias learned.
+MANY = 50
+"""Classes from which on a LayerNorm over them leaves room for a confident answer: a softmax of up to 0.96."""
 
-    LayerNorm takes mean and deviation out of K scores. Of two scores that leaves a sign, whose gradient is all but 0:
-    such a head stays at chance even on four images that it sees again and again. Of one score it leaves nothing. √D
-    brings the cosines of random directions in D dimensions to deviation 1, where LayerNorm brings them too.
+
+class ClassScale(nn.Module):
+    """In the place of the LayerNorm over the classes where there are few: a fixed factor, weight and bias learned.
+
+    LayerNorm takes mean and deviation out of K scores, so the largest is at most √(K - 1) deviations above the mean:
+    with 9 classes a softmax of it starts with at most 0.75, and goes beyond as slowly as the weights grow. Of two
+    scores that leaves a sign, whose gradient is all but 0: such a head stays at chance even on four images that it sees
+    again and again. Of one score it leaves nothing. √D brings the cosines of random directions in D dimensions to
+    deviation 1, where LayerNorm brings them too.
     """
 
     def __init__(self, classes: int, width: int) -> None:
@@ -61,7 +69,7 @@ class Segmenter(SegmentationHead):
     The tokens are those of a `heads.setr.DeepMap`: over a plain ViT those of its last map, as published; over a pyramid
     the map nearest to stride 16 beside the coarser ones, each with a LayerNorm, since raw stages differ in scale.
 
-    Over the K cosines of a cell comes a LayerNorm, as published, for three classes or more; for fewer a `ClassScale`.
+    Over the K cosines of a cell comes a LayerNorm, as published, for `MANY` classes or more; for fewer a `ClassScale`.
     With one class there is nothing to learn under a cross-entropy: the loss and its gradients are 0, and every pixel is
     predicted to be of that class.
 
@@ -106,7 +114,7 @@ class Segmenter(SegmentationHead):
         self.norm = nn.LayerNorm(width)
         self.patch_projection = nn.Parameter(torch.randn(width, width) * width**-0.5)
         self.class_projection = nn.Parameter(torch.randn(width, width) * width**-0.5)
-        self.mask_norm = nn.LayerNorm(classes) if classes > 2 else ClassScale(classes, width)
+        self.mask_norm = nn.LayerNorm(classes) if classes >= MANY else ClassScale(classes, width)
         trunc_normal_(self.class_tokens, std=0.02)
         for module in self.modules():
             if isinstance(module, nn.Linear):

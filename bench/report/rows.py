@@ -228,7 +228,7 @@ def gather(folder: Path, records: Iterable[Record], described: Mapping[str, Envi
     """The rows of these records, whose environments are described, as if they were all of a machine's folder."""
     left_out: Counter[str] = Counter()
     groups: dict[str, list[Record]] = defaultdict(list)
-    for record in records:
+    for record in map(_of_its_time, records):
         if reason := _unusable(record):
             left_out[reason] += 1
         else:
@@ -324,8 +324,20 @@ def _unusable(record: Record) -> str:
     return _HEADLESS if "head" in record.fields and _task(record.fields) is None else ""
 
 
+def _of_its_time(record: Record) -> Record:
+    """A training of an earlier revision of its backbone or head goes by that: ``fcos_pico@1``."""
+    if "seed" not in record.fields:
+        return record
+    earlier = {
+        name: f"{record.fields[name]}@{then}"
+        for name, now in catalogue.training_revisions(record.fields).items()
+        if (then := record.inputs.get(f"{name} revision", "1")) != str(now)
+    }
+    return replace(record, fields={**record.fields, **earlier}) if earlier else record
+
+
 def _task(fields: Mapping[str, Any]) -> str | None:
-    entry = catalogue.entries("heads").get(fields.get("head", ""))
+    entry = catalogue.entries("heads").get(str(fields.get("head", "")).partition("@")[0])
     return entry.facts["task"] if entry else None
 
 
@@ -339,7 +351,7 @@ def _files(record: Record) -> Iterator[tuple[tuple[Any, ...], str]]:
         if name != "dataset":
             yield (name, record.fields.get(name), _task(record.fields)), text
     if "dataset" in record.fields:
-        entry = catalogue.entries("heads").get(record.fields.get("head", ""))
+        entry = catalogue.entries("heads").get(str(record.fields.get("head", "")).partition("@")[0])
         masks = bool(entry and entry.facts.get("masks", False))
         key = ("dataset", record.fields["dataset"], _task(record.fields), record.measure, masks)
         yield key, record.inputs.get("dataset", "")

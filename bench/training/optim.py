@@ -11,6 +11,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from backbones.parameters import layers
+from backbones.stochastic import set_drop_path
 from bench.plan.recipe import Recipe
 from heads.contract import Model, Target
 
@@ -33,11 +34,18 @@ _NO_DECAY_PARTS = ("cpb_mlp",)
 
 
 def in_training_mode(model: Model, recipe: Recipe) -> None:
-    """Train mode, but for what the recipe freezes.
+    """Train mode, with the recipe's drop path and auxiliary head, but for what it freezes.
 
     ``freeze``: the backbone takes no gradients and stays in evaluation mode (no drop path, statistics as they are).
     ``freeze_norm``: the backbone's batch norms keep statistics, scale and offset, as Detectron2's FrozenBatchNorm2d.
+
+    Raises:
+        Unsupported: drop path of a backbone without residual branches.
     """
+    if not recipe.freeze:
+        set_drop_path(model.backbone, recipe.drop_path)
+    if recipe.aux_heads:
+        model.head.set_auxiliary()
     model.train()
     if recipe.freeze:
         model.backbone.requires_grad_(requires_grad=False)
