@@ -384,11 +384,12 @@ def fetch(
     from bench.plan.environment import cache_folder
 
     if package is None:
-        table = Table("package", "weights", "for backbone", "licence", "here", box=None, pad_edge=False)
-        for one in packages.packages().values():
-            here = "yes" if one.path(cache_folder()).is_file() else "no"
-            table.add_row(*map(Text, (one.name, one.what, one.backbone, one.licence, here)))
-        out.print(table)
+        if wheel is not None:
+            raise UserError(f"--from {wheel} is the wheel of which package? there is: {', '.join(packages.packages())}")
+        for one in packages.packages().values():  # lines, for a table would cut the names that are to be copied
+            here = "here" if one.path(cache_folder()).is_file() else f"densebench fetch {one.name}"
+            out.print(f"{one.name} {one.version} ({one.licence}): {one.what}; {here}", soft_wrap=True)
+            out.print(f"  --backbone {one.backbone} --weights package:{one.name}; {one.note}", soft_wrap=True)
         return
     chosen = packages.get(package)
     from bench.fetch import fetch as get

