@@ -91,6 +91,29 @@ class Head(nn.Module, ABC):
         """
         raise Unsupported(f"{type(self).__name__} has no score for each class at each pixel: it predicts {self.task}")
 
+    def distil(
+        self,
+        raw: Raw,  # noqa: ARG002 - overridden
+        target: Target,  # noqa: ARG002
+        scores: Float[Tensor, "B K _ _"],  # noqa: ARG002
+        *,
+        share: float,  # noqa: ARG002
+        temperature: float,  # noqa: ARG002
+    ) -> Float[Tensor, ""]:
+        """Loss that learns from a teacher, too.
+
+        Args:
+            raw: of the student.
+            target: truth.
+            scores: of the teacher (see `scores`), at any size.
+            share: of the loss that the teacher has, 0 to 1.
+            temperature: that both sides' scores are divided by where whole distributions are compared.
+
+        Raises:
+            Unsupported: the head does not predict a class per pixel from logits.
+        """
+        raise Unsupported(f"{type(self).__name__} has no logits for a teacher to teach; take a head of segmentation")
+
     def set_class_weights(self, weights: Float[Tensor, " K"]) -> None:
         """Weights of the classes in the loss; a head that has no use for them leaves this as it is."""
 
@@ -232,6 +255,18 @@ class Model(nn.Module):
     def of_features(self, features: Features) -> Raw:
         """Raw outputs of the head for maps as `features` gives them; not of a head inside the blocks."""
         return self.head(features, self.backbone.size)
+
+    def distil(
+        self, raw: Raw, target: Target, scores: Float[Tensor, "B K _ _"], *, share: float, temperature: float
+    ) -> Float[Tensor, ""]:
+        """See `Head.distil`.
+
+        Raises:
+            Unsupported: the images are padded to the backbone's size: there are no scores for the padding.
+        """
+        if self.size != self.backbone.size:
+            raise Unsupported("a teacher has no scores for padding; take a size that the student's backbone can take")
+        return self.head.distil(raw, target, scores, share=share, temperature=temperature)
 
     def loss(self, raw: Raw, target: Target) -> Float[Tensor, ""]:
         """See `Head.loss`."""

@@ -78,6 +78,20 @@ class SegmentationHead(Head):
         # Where the share is 0 the total is an exact 0 too; dividing by 1 keeps it one instead of NaN.
         return total / share.where(share > 0, 1)
 
+    def distil(
+        self, raw: Raw, target: Target, scores: Float[Tensor, "B K _ _"], *, share: float, temperature: float
+    ) -> Float[Tensor, ""]:
+        """Soft distillation (Hinton et al. 2015, arXiv 1503.02531), at the resolution of the teacher's scores.
+
+        The teacher's part is the divergence of the student's distribution over the classes from the teacher's, both
+        at ``temperature`` and times its square, averaged over all pixels: what is ignored in the truth, too.
+        """
+        own = _resize(_tensor(raw).float(), (scores.shape[-2], scores.shape[-1]))
+        student = (own / temperature).log_softmax(1)
+        teacher = (scores.float() / temperature).log_softmax(1)
+        divergence = (teacher.exp() * (teacher - student)).sum(1).mean()
+        return (1 - share) * self.loss(raw, target) + share * temperature**2 * divergence
+
     def decode(self, raw: Raw, size: tuple[int, int]) -> Int[Tensor, "B H W"]:
         """Class of the largest bilinearly scaled logit at each of ``size`` (H, W) pixels, int64; of equals the first.
 

@@ -26,6 +26,25 @@ TASKS = ("segmentation", "detection")
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
 
+class Teacher(BaseModel):
+    """A cell whose kept model teaches: trained on the student's data set before, with ``run --keep-models``."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    backbone: str = Field(description="name in the catalogue")
+    head: str = Field(description="name in the catalogue")
+    resolution: str = Field(pattern=r"^\d+x\d+$", description="its input, height x width in pixels")
+    recipe: str = Field(description="name of the recipe that it was trained by")
+    weights: str = Field(default="random", description="that it started from")
+    patch: int | None = Field(default=None, ge=1, description="pixels; default: the backbone's native one")
+    seed: int = Field(default=0, ge=0, description="of its training")
+
+    def in_words(self) -> str:
+        """For tables and errors."""
+        start = "" if self.weights == "random" else f" from {self.weights}"
+        return f"{self.backbone} {self.head} {self.resolution}{start}, recipe {self.recipe}, seed {self.seed}"
+
+
 class Recipe(BaseModel):
     """How a model is trained for one task; every number that the result depends on, the seed apart.
 
@@ -125,6 +144,15 @@ class Recipe(BaseModel):
         "Juditsky 1992; Tarvainen and Valpola 2017, arXiv 1703.01780)",
     )
     grad_accumulation: int = Field(default=1, ge=1, description="batches whose gradients make one step")
+    teacher: Teacher | None = Field(
+        default=None, description="segmentation alone: a kept model that the student learns from beside the truth"
+    )
+    teacher_share: Fraction = Field(
+        default=0.5, description="share of the loss that the teacher has (0.5 in DeiT, hard)"
+    )
+    temperature: float = Field(
+        default=1.0, gt=0, description="of soft distillation (Hinton et al. 2015, arXiv 1503.02531)"
+    )
     train_images: int | None = Field(default=None, ge=1, description="only the first so many training images")
     train_share: Fraction | None = Field(
         default=None,
@@ -150,6 +178,8 @@ class Recipe(BaseModel):
             raise ValueError(
                 "a backbone that is frozen at random weights learns nothing: start is 'pretrained' or 'any'"
             )
+        if self.teacher is not None and self.freeze:
+            raise ValueError("a teacher is for a student that learns: take teacher or freeze out")
         if self.scale is not None and not 0 < self.scale[0] <= self.scale[1]:
             raise ValueError(f"scale is a range of zooms above 0, the smaller first; {list(self.scale)} came")
         return self
@@ -177,6 +207,7 @@ class Recipe(BaseModel):
         if self.train_share is not None:
             steps += f", {100 * self.train_share:g} % of the training images"
         steps += ", backbone frozen" if self.freeze else ""
+        steps += f", taught by {self.teacher.in_words()}" if self.teacher is not None else ""
         return f"{steps}, {met}" + (", pipeline 1" if self.pipeline == 1 else "")
 
 

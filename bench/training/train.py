@@ -43,6 +43,7 @@ def train(
     report: Callable[[str, int, int], None],
     workers: int = 0,
     source: FeatureSource | None = None,
+    teacher: Callable[[Tensor], Tensor] | None = None,
 ) -> Trained:
     """Train in place with AdamW, a linear warm-up and a cosine.
 
@@ -57,6 +58,7 @@ def train(
         report: told (stage, step, steps) as it goes.
         workers: threads that make batches ahead of the steps; they change no batch. (The first pipeline has none.)
         source: of the features of the images, where the backbone is frozen and they are kept.
+        teacher: images (B, 3, H, W) -> scores (B, K, h, w), see `bench.training.distill`.
 
     Raises:
         Invalid: the loss is not finite; says at which step.
@@ -89,7 +91,12 @@ def train(
             if not gathered:
                 report("training", step, recipe.steps)
                 model.head.set_progress(step / recipe.steps)
-            loss = stepper.loss(image, target)
+            if teacher is None:
+                loss = stepper.loss(image, target)
+            else:
+                share, temperature = recipe.teacher_share, recipe.temperature
+                raw, scores = stepper.run(image), teacher(image)
+                loss = model.distil(raw, target, scores, share=share, temperature=temperature)
             gathered.append(loss.item())
             if not math.isfinite(gathered[-1]):
                 raise Invalid(
