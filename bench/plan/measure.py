@@ -29,7 +29,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol, runtime_checkable
 
 from bench.catalogue import entries
 from bench.errors import UserError
@@ -49,6 +49,10 @@ COMPANY = "company"
 IMAGES, IMAGES_LOST = "images", "images_lost"
 """Keys of values beside the columns: the digest of the file with what is kept of every image (`bench.store.images`), or
 why it could not be written."""
+MODEL, MODEL_LOST = "model", "model_lost"
+"""Keys of values beside the columns: the digest of the kept model (`bench.plan.models`), or why it was not kept."""
+RESUMED = "resumed"
+"""Key of a value beside the columns: the step at which a training that had been cut off went on."""
 TRAINED = "trained"
 """Key of a value beside the columns: the recipe in words, which tables quote (`bench.plan.recipe.Recipe.in_words`)."""
 UNSUITED = "unsuited"
@@ -159,26 +163,43 @@ def unshared() -> Iterator[Turn]:
     return (Turn(index, 1) for index in itertools.count())
 
 
+@runtime_checkable
+class Report(Protocol):
+    """Takes (stage, done, total) whenever there is progress to show, and a few words more where there are any."""
+
+    def __call__(self, stage: str, done: int, total: int, note: str = "", /) -> None:
+        """Show it."""
+        ...
+
+
 @dataclass(frozen=True)
 class Context:
     """What a measure may use beyond its cell.
 
-    report: called with (stage, done, total) whenever there is progress to show.
+    report: see `Report`.
     threads: CPU threads that this process was given.
     case: the cell and the things that it names.
     pictures: folder for pictures of predictions.
     images: folder for what is kept of every image; None: nothing is.
+    models: folder for trained models; None: none is kept.
+    state: file for the state of a training, from which the next process goes on; None: none is kept. question: all
+        that decides the training, as far as planning knows it.
+    say: takes a sentence for the user.
     turns: waits for this process's next turn; leaving the loop ends the last one.
     precision: when enough has been seen.
     """
 
-    report: Callable[[str, int, int], None]
+    report: Report
     threads: int
     case: Case
     pictures: Path | None = None
     images: Path | None = None
     turns: Callable[[], Iterator[Turn]] = unshared
     precision: Precision = field(default_factory=Precision)
+    models: Path | None = None
+    state: Path | None = None
+    question: str = ""
+    say: Callable[[str], None] = lambda _: None
 
     @property
     def cache(self) -> Path:

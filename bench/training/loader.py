@@ -54,6 +54,7 @@ def batches(
     seed: int,
     mean: Float[Tensor, "1 3 1 1"],
     workers: int,
+    first: int = 0,
 ) -> Generator[tuple[Float[Tensor, "B 3 H W"], Target]]:
     """``recipe.batches`` augmented batches: RGB in 0..1, and the target of the task. Every image once an epoch.
 
@@ -65,9 +66,10 @@ def batches(
         seed: of the order of images and of augmentation.
         mean: RGB that the model's normalisation takes to 0, for the padding; on ``device``.
         workers: threads; 0 makes each batch when it is asked for. It changes no batch.
+        first: batches before this one are left out.
     """
     make, send = BatchMaker(data, recipe, size, seed), Sender(device)
-    with closing(ahead(lambda step: send(make(step)), recipe.batches, workers)) as made:
+    with closing(ahead(lambda step: send(make(first + step)), recipe.batches - first, workers)) as made:
         for batch in made:
             send.received(batch)
             yield finished(batch, mean)

@@ -7,6 +7,7 @@ black, which normalisation turns into a strong colour.
 """
 
 from collections.abc import Generator
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -23,13 +24,16 @@ from heads.contract import Boxes, Target
 
 
 def batches(
-    data: Dataset, recipe: Recipe, *, size: tuple[int, int], device: torch.device, seed: int
+    data: Dataset, recipe: Recipe, *, size: tuple[int, int], device: torch.device, seed: int, first: int = 0
 ) -> Generator[tuple[Float[Tensor, "B 3 H W"], Target]]:
-    """``recipe.batches`` augmented batches: RGB in 0..1, and the target of the task. Every image once an epoch."""
+    """``recipe.batches`` augmented batches: RGB in 0..1, and the target of the task. Every image once an epoch.
+
+    Batches before the ``first`` are left out, as if torch's generator had drawn for them: it has to be as they left it.
+    """
     seen = chosen(len(data), recipe, seed).tolist()
-    order = shuffled(len(seen), seed)
+    order = islice(shuffled(len(seen), seed), first * recipe.batch, None)
     augment = augmentation(recipe, size, data.task)
-    for _ in range(recipe.batches):
+    for _ in range(first, recipe.batches):
         pairs = [augment(*tensors(data.sample(seen[next(order)], size))) for _ in range(recipe.batch)]
         image = torch.stack([image for image, _ in pairs]).to(device, non_blocking=True).float() / 255
         yield image, collate([target for _, target in pairs], device)

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -13,11 +13,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from bench.data.contract import Dataset
-from bench.plan.measure import Invalid
+from bench.plan.measure import Invalid, Report
 from bench.plan.recipe import Recipe
 from bench.training import loader, series
 from bench.training.features import FeatureSource
 from bench.training.optim import Stepper, in_training_mode, rate
+from bench.training.state import Checkpoint, Position, Stateful
 from heads.contract import Model, Target
 
 T = TypeVar("T")
@@ -25,10 +26,21 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Trained:
-    """losses: of every step. waited: share of the time from the second step on that went by in waiting for a batch."""
+    """What came of a training beside the weights.
+
+    losses: of every step. waited: share of the time from the second step on that went by in waiting for a batch.
+    seconds: that it took, those before it was cut off included. resumed: the step at which it went on then; None: it
+    was not cut off.
+    """
 
     losses: list[float]
     waited: float | None
+    seconds: float = 0.0
+    resumed: int | None = None
+
+
+_SHOWN = 20
+"""Losses whose mean is shown on the way."""
 
 
 def train(
@@ -40,12 +52,18 @@ def train(
     dtype: torch.dtype,
     device: torch.device,
     seed: int,
-    report: Callable[[str, int, int], None],
+    report: Report,
     workers: int = 0,
     source: FeatureSource | None = None,
     teacher: Callable[[Tensor], Tensor] | None = None,
+    checkpoint: Checkpoint | None = None,
+    state: Mapping[str, Stateful] | None = None,
 ) -> Trained:
     """Train in place with AdamW, a linear warm-up and a cosine.
+
+    Where ``checkpoint`` has the state of this training, it goes on from there, with the losses, bit by bit, that it
+    would have had: a batch follows from the seed and its number (of the first pipeline, from torch's generator, whose
+    state is part of it), and what a device adds up in an order of its own choice is not covered by that.
 
     Args:
         model: in float32, on ``device``.
@@ -59,12 +77,15 @@ def train(
         workers: threads that make batches ahead of the steps; they change no batch. (The first pipeline has none.)
         source: of the features of the images, where the backbone is frozen and they are kept.
         teacher: images (B, 3, H, W) -> scores (B, K, h, w), see `bench.training.distill`.
+        checkpoint: the file that its state is kept in now and then; None: nowhere.
+        state: by name, what else the steps depend on and change; it joins what is kept.
 
     Raises:
         Invalid: the loss is not finite; says at which step.
         Unsupported: the recipe's ``layer_decay`` of a network whose layers nobody has named.
         DataError: an image cannot be read; names the file.
     """
+    began = time.perf_counter()
     torch.manual_seed(seed)
     in_training_mode(model, recipe)
     if data.task == "segmentation" and recipe.class_weight_power:
@@ -73,30 +94,25 @@ def train(
     forward = None if source is None else model.of_features
     stepper = Stepper(model, recipe, dtype=dtype, device=device, forward=forward)
     schedule = torch.optim.lr_scheduler.LambdaLR(stepper.optimizer, lambda step: rate(step, recipe))
-    losses: list[float] = []
-    made: Generator[tuple[Any, Target]]
     if source is not None:
         source.prepare(recipe, size=size, seed=seed, workers=workers, report=report)
-        made = source.batches(recipe, size=size, seed=seed, workers=workers)
-    elif recipe.pipeline == 1:
-        made = series.batches(data, recipe, size=size, device=device, seed=seed)
-    else:
-        mean = model.backbone.mean
-        made = loader.batches(data, recipe, size=size, device=device, seed=seed, mean=mean, workers=workers)
-    feed = Waiting(made)
+    parts: dict[str, Stateful] = {"model": model, "stepper": stepper, "schedule": schedule, **(state or {})}
+    before = None if checkpoint is None else checkpoint.restore(parts, device)
+    if before is not None:
+        began = time.perf_counter() - before.seconds
+    start = before or Position()
+    losses = list(start.losses)
+    first = len(losses) * recipe.grad_accumulation
+    made = _batches(model, data, recipe, source, size=size, device=device, seed=seed, workers=workers, first=first)
+    feed = Waiting(made, start.waited, start.counted)
     gathered: list[float] = []
     with closing(made):
         for image, target in feed:
             step = len(losses)
             if not gathered:
-                report("training", step, recipe.steps)
+                report("training", step, recipe.steps, _shown(losses, feed.share()))
                 model.head.set_progress(step / recipe.steps)
-            if teacher is None:
-                loss = stepper.loss(image, target)
-            else:
-                share, temperature = recipe.teacher_share, recipe.temperature
-                raw, scores = stepper.run(image), teacher(image)
-                loss = model.distil(raw, target, scores, share=share, temperature=temperature)
+            loss = _loss(stepper, recipe, image, target, teacher)
             gathered.append(loss.item())
             if not math.isfinite(gathered[-1]):
                 raise Invalid(
@@ -106,19 +122,72 @@ def train(
                 schedule.step()
                 losses.append(sum(gathered) / len(gathered))
                 gathered.clear()
+                if checkpoint is not None and checkpoint.due(len(losses)):
+                    position = Position(losses, time.perf_counter() - began, feed.waited, feed.counted())
+                    checkpoint.save(parts, position, device)
     stepper.finish()
-    return Trained(losses, feed.share() if recipe.steps > 1 else None)
+    return Trained(
+        losses,
+        feed.share() if recipe.steps > 1 else None,
+        time.perf_counter() - began,
+        None if before is None else len(before.losses),
+    )
+
+
+def _batches(
+    model: Model,
+    data: Dataset,
+    recipe: Recipe,
+    source: FeatureSource | None,
+    *,
+    size: tuple[int, int],
+    device: torch.device,
+    seed: int,
+    workers: int,
+    first: int,
+) -> Generator[tuple[Any, Target]]:
+    """What the model, or its head, sees, from the batch ``first`` on."""
+    if source is not None:
+        return source.batches(recipe, size=size, seed=seed, workers=workers, first=first)
+    if recipe.pipeline == 1:
+        return series.batches(data, recipe, size=size, device=device, seed=seed, first=first)
+    mean = model.backbone.mean
+    return loader.batches(data, recipe, size=size, device=device, seed=seed, mean=mean, workers=workers, first=first)
+
+
+def _loss(
+    stepper: Stepper, recipe: Recipe, image: Any, target: Target, teacher: Callable[[Tensor], Tensor] | None
+) -> Float[Tensor, ""]:
+    """The loss of a batch, with the share of it that a teacher has."""
+    if teacher is None:
+        return stepper.loss(image, target)
+    raw, scores = stepper.run(image), teacher(image)
+    return stepper.model.distil(raw, target, scores, share=recipe.teacher_share, temperature=recipe.temperature)
+
+
+def _shown(losses: list[float], waited: float | None) -> str:
+    """What the line of progress says beside the step."""
+    if not losses or waited is None:
+        return ""
+    latest = losses[-_SHOWN:]
+    return f"loss {sum(latest) / len(latest):.3g}, waiting {waited:.0%}".replace("%", " %")
 
 
 class Waiting(Iterator[T]):
     """An iterator that knows which share of the time its taker has waited for it.
 
     The first item is not counted: nobody can be ahead of it.
+
+    Args:
+        items: whose taker waits.
+        waited: seconds that it has waited before.
+        counted: seconds of which those are a part.
     """
 
-    def __init__(self, items: Iterator[T]) -> None:
+    def __init__(self, items: Iterator[T], waited: float = 0.0, counted: float = 0.0) -> None:
         self._items = items
-        self._waited = 0.0
+        self.waited = waited
+        self._before = counted
         self._since: float | None = None
 
     def __next__(self) -> T:
@@ -128,12 +197,16 @@ class Waiting(Iterator[T]):
         if self._since is None:
             self._since = now
         else:
-            self._waited += now - asked
+            self.waited += now - asked
         return item
+
+    def counted(self) -> float:
+        """Seconds of which `waited` is a part."""
+        return self._before + (0.0 if self._since is None else time.perf_counter() - self._since)
 
     def share(self) -> float | None:
         """Up to now, 0 to 1; None before the first item."""
-        return None if self._since is None else self._waited / (time.perf_counter() - self._since)
+        return self.waited / counted if (counted := self.counted()) else None
 
 
 def class_weights(

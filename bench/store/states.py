@@ -1,0 +1,54 @@
+"""Where a training that is not done yet keeps its state: ``<cache folder>/training/<digest>.state``.
+
+The digest is of the question that the training answers and of the environment, so another recipe, seed, data set or
+version of the code never finds it. What is in the file is the business of `bench.training.state`.
+"""
+
+import hashlib
+import os
+import time
+from contextlib import suppress
+from pathlib import Path
+
+FOLDER, ENDING = "training", ".state"
+DAYS = 14
+"""After which a state that nobody has gone on from is removed."""
+VARIABLE, SECONDS = "DENSEBENCH_STATE_S", 120.0
+"""Environment variable for the seconds between two states of a training (0: none is kept), and what it is without."""
+
+
+def path(cache: Path, question: str, environment: str) -> Path:
+    """The file of the training that answers a question (a record's key) in an environment (its id)."""
+    digest = hashlib.sha256(f"{question}\n{environment}".encode()).hexdigest()[:20]
+    return cache / FOLDER / f"{digest}{ENDING}"
+
+
+def every() -> float:
+    """Seconds between two states; 0: none is kept.
+
+    Raises:
+        ValueError: the variable holds no number that is at least 0.
+    """
+    text = os.environ.get(VARIABLE, str(SECONDS))
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = -1.0
+    if not seconds >= 0:
+        raise ValueError(f"{VARIABLE} is the seconds between two states of a training, 0 or more; {text!r} came")
+    return seconds
+
+
+def remove(file: Path) -> None:
+    """Remove a state that is of no more use; one that cannot be removed does no harm."""
+    with suppress(OSError):
+        file.unlink(missing_ok=True)
+
+
+def prune(cache: Path, days: float = DAYS) -> None:
+    """Remove the states, and what was being written of one, that nobody has touched for so many days."""
+    with suppress(OSError):
+        for file in (cache / FOLDER).iterdir():
+            with suppress(OSError):
+                if ENDING in file.suffixes and time.time() - file.stat().st_mtime > 24 * 3600 * days:
+                    remove(file)
