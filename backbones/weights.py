@@ -59,15 +59,20 @@ def save(body: Backbone, path: Path) -> None:
     tensors = body.published.state_dict()
     if any(tensor.is_meta for tensor in tensors.values()):
         raise WeightsError("a backbone on the meta device has no weights to save")
-    grid = _grid(body)
+    write(tensors, notes(body), path)
+
+
+def notes(body: Backbone, prefix: str = "") -> dict[str, Any]:
+    """What the tensors of a backbone do not say, for `backbones.checkpoint.write`; ``prefix`` is before their names."""
+    tensors = body.published.state_dict()
     noted: dict[str, Any] = {
         "mean": [round(float(value), 6) for value in body.mean.flatten()],
         "std": [round(float(value), 6) for value in body.std.flatten()],
-        "windows": {name: _window(body.published, name) for name in sorted(tensors) if name.endswith(_TABLE)},
+        "windows": {prefix + name: _window(body.published, name) for name in sorted(tensors) if name.endswith(_TABLE)},
     }
     if any(name.endswith(_POSITIONS) for name in tensors):
-        noted["grid"] = grid
-    write(tensors, noted, path)
+        noted["grid"] = _grid(body)
+    return noted
 
 
 def load(

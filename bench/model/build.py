@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import Literal
 
 import timm
@@ -47,10 +48,11 @@ def build(
         classes: K of the head (for segmentation with the background, for detection without).
         weights: of the backbone. "random": initialised from torch's global generator, as the head always is;
             "pretrained", "pretrained:TAG" or a member of a torchvision enumeration: published ones, fetched once
-            unless they lie in the cache folder; "package:NAME": those of a Python package (``densebench fetch``); or
-            the path of a file, whose images are normalised as it says, else as the entry's published weights, else
-            (nobody has published any) with ImageNet's mean and deviation. See `bench.plan.weights`,
-            `backbones.published`, `backbones.weights`.
+            unless they lie in the cache folder; "package:NAME": those of a Python package (``densebench fetch``);
+            "trained:DIGEST": those of a kept model in the folder ``results`` (`bench.plan.models`); or the path of a
+            file, whose images are normalised as it says, else as the entry's published weights, else (nobody has
+            published any) with ImageNet's mean and deviation. See `bench.plan.weights`, `backbones.published`,
+            `backbones.weights`.
         resample: of pretrained patch kernels to another patch size, see `backbones.resample.patch_kernel`.
         attention: kernel, see `backbones.contract.Attention`.
         window: of windowed attention, see `backbones.contract.Window`.
@@ -95,8 +97,9 @@ def _build(
     attention: Attention,
     window: Window,
     padding: Literal["refuse", "pad"],
+    trained: Path | None = None,
 ) -> Model:
-    """See `build`; of entries of the catalogue."""
+    """See `build`; of entries of the catalogue, and with the file of a kept model."""
     height, width = size  # from a list as well as from a tuple
 
     def encoder(size: tuple[int, int]) -> Backbone:
@@ -112,7 +115,7 @@ def _build(
         body = encoder(min(larger))
     if weights != naming.RANDOM:
         with _of("weights"):
-            _start(body, entry, weights, resample, window)
+            _start(body, entry, weights, trained, resample, window)
     with _of("head"):
         body.expose(reads(body.levels, head.facts.get("reads", "all")))
         top: Head = head.load().build(head.name, levels=body.levels, classes=classes)
@@ -141,13 +144,15 @@ def _text(weights: str | WeightsEnum, entry: Entry) -> str:
     return f"{naming.PRETRAINED}:{weights.name}"
 
 
-def _start(body: Backbone, entry: Entry, weights: str, resample: Resampling, window: Window) -> None:
+def _start(
+    body: Backbone, entry: Entry, weights: str, trained: Path | None, resample: Resampling, window: Window
+) -> None:
     """Load weights that are not random; on the meta device only see that there are any.
 
     Raises:
         UserError, Unsupported: see `build`.
     """
-    source = naming.source(entry, weights, cache_folder())
+    source = naming.source(entry, weights, cache_folder(), trained)
     if source is None:
         raise Unsupported(f"nobody has published weights of {entry.name}; take weights='random' or the path of a file")
     if any(parameter.is_meta for parameter in body.parameters()):
@@ -155,6 +160,8 @@ def _start(body: Backbone, entry: Entry, weights: str, resample: Resampling, win
     try:
         if source.library == "file":
             checkpoint = _as_trained(read(source.path), entry)
+        elif source.library == "trained":
+            checkpoint = read(source.path)
         elif source.library == "package":
             checkpoint = read(source.path)
             checkpoint = replace(checkpoint, native=replace(checkpoint.native, whole=True))
@@ -197,6 +204,7 @@ def of_case(case: Case) -> Model:
         attention=cell.attention,  # pyright: ignore[reportArgumentType] - checked by the matrix
         window=cell.window,  # pyright: ignore[reportArgumentType]
         padding=cell.padding,  # pyright: ignore[reportArgumentType]
+        trained=case.trained,
     )
 
 

@@ -28,6 +28,7 @@ class Case:
         cache: folder for what can be made again.
         stated: the recipe, where its name stands for a file of the user's.
         without: paths of pictures that are left out of training.
+        trained: the file of a kept model, where its weights are of one.
     """
 
     cell: Cell
@@ -38,6 +39,7 @@ class Case:
     cache: Path
     stated: Recipe | None = None
     without: tuple[str, ...] = ()
+    trained: Path | None = None
 
     @property
     def task(self) -> Task:
@@ -94,6 +96,7 @@ def resolve(
     root: Path | None = None,
     stated: Recipe | None = None,
     without: tuple[str, ...] = (),
+    trained: Path | None = None,
 ) -> Case:
     """Look up what a cell names.
 
@@ -103,6 +106,7 @@ def resolve(
         root: folder of its data set; None for an embedded one.
         stated: its recipe, where that is a file of the user's; None: one that has its name.
         without: paths of pictures that are left out of training.
+        trained: the file of a kept model, where its weights are of one; None: it is looked for where it is needed.
 
     Raises:
         UserError: a name that nothing has.
@@ -116,4 +120,5 @@ def resolve(
         cache=cache,
         stated=stated,
         without=without,
+        trained=trained,
     )

@@ -6,6 +6,8 @@
   (timm) or ``.pth`` (torchvision), put there by hand or fetched by whoever needs it first.
 * ``package:NAME``: those that a Python package holds, see `bench.plan.packages`; ``densebench fetch NAME`` puts them
   into the cache folder.
+* ``trained:DIGEST``: of a model that ``densebench run --keep-models`` has kept, see `bench.plan.models`; its backbone
+  alone counts, whatever head, patch and input size it was trained with.
 * a path that ends in ``.safetensors``, ``.pth``, ``.pt`` or ``.bin``.
 
 An entry of a backbone names its published weights with ``timm`` or ``torchvision`` (the architecture's name there; in
@@ -13,22 +15,29 @@ the namespace ``timm:`` it is in the name itself) and ``tag``. Without a tag tim
 ``DEFAULT``, which is the library's own name for its best ones.
 """
 
-import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from bench.catalogue import Entry
 from bench.errors import UserError, unknown
-from bench.plan import packages
+from bench.plan import models, packages
 
 RANDOM = "random"
 PRETRAINED = "pretrained"
 PACKAGE = "package:"
+TRAINED = "trained:"
 ENDINGS = (".safetensors", ".pth", ".pt", ".bin")
-_CHOICES = (RANDOM, PRETRAINED, f"{PRETRAINED}:TAG", f"{PACKAGE}NAME", *(f"FILE{ending}" for ending in ENDINGS))
+_CHOICES = (
+    RANDOM,
+    PRETRAINED,
+    f"{PRETRAINED}:TAG",
+    f"{PACKAGE}NAME",
+    f"{TRAINED}DIGEST",
+    *(f"FILE{ending}" for ending in ENDINGS),
+)
 _LIBRARIES: Mapping[str, str] = {"timm": ".safetensors", "torchvision": ".pth"}
 """Library -> ending of its published files."""
 
@@ -37,7 +46,7 @@ _LIBRARIES: Mapping[str, str] = {"timm": ".safetensors", "torchvision": ".pth"}
 class Source:
     """Where weights come from: a file, or a library's published file that lies, or will lie, at ``path``."""
 
-    library: Literal["file", "package", "timm", "torchvision"]
+    library: Literal["file", "package", "timm", "torchvision", "trained"]
     path: Path
     architecture: str = ""
     tag: str = ""
@@ -56,6 +65,8 @@ def check(value: object) -> str:
     if value.startswith(PACKAGE):
         packages.get(value.removeprefix(PACKAGE))
         return value
+    if re.fullmatch(rf"{TRAINED}[0-9a-f]{{{models.LEAST},{models.DIGITS}}}", value):
+        return value  # where to look for it is known to who plans
     if value.endswith(ENDINGS):
         if not Path(value).expanduser().is_file():
             raise UserError(f"weights '{value}': there is no such file (looked from {Path.cwd()})")
@@ -63,22 +74,37 @@ def check(value: object) -> str:
     raise unknown("weights", value, _CHOICES)
 
 
-def source(entry: Entry, value: str, cache: Path) -> Source | None:
+def resolve(value: str, results: Iterable[Path]) -> tuple[str, Path | None]:
+    """What a cell calls weights, and the file of a kept model, which is looked for in results folders.
+
+    Raises:
+        UserError: see `bench.plan.models.find`.
+    """
+    if not value.startswith(TRAINED):
+        return value, None
+    path = models.find(value.removeprefix(TRAINED), results)
+    return f"{TRAINED}{path.stem}", path
+
+
+def source(entry: Entry, value: str, cache: Path, trained: Path | None = None) -> Source | None:
     """Where the weights of a backbone come from.
 
     Args:
         entry: of the backbone.
         value: see `check`; not "random".
         cache: folder for what can be made again.
+        trained: the file of a kept model; None: it is looked for in the folder ``results``.
 
     Returns:
         None where nobody has published weights of this backbone.
 
     Raises:
-        UserError: a package's weights are of another backbone, or have not been fetched.
+        UserError: a package's or a kept model's weights are of another backbone, or are not there.
     """
     if value.startswith(PACKAGE):
         return _packaged(entry, packages.get(value.removeprefix(PACKAGE)), cache)
+    if value.startswith(TRAINED):
+        return _trained(entry, trained or resolve(value, (models.RESULTS,))[1])
     name, _, tag = value.partition(":")
     if name != PRETRAINED:
         return Source("file", Path(value).expanduser())
@@ -105,19 +131,17 @@ def _packaged(entry: Entry, package: packages.Package, cache: Path) -> Source:
     return Source("package", path, architecture)
 
 
-def digest(entry: Entry, value: str, cache: Path) -> str | None:
+def _trained(entry: Entry, path: Path | None) -> Source:
+    assert path is not None, "found, or an error was raised"
+    kept = models.opened(path)
+    if kept.cell.backbone != entry.name:
+        raise UserError(
+            f"weights {TRAINED}{kept.digest} are of {kept.cell.backbone} ({kept.cell.title()}), and {entry.name} came"
+        )
+    return Source("trained", path)
+
+
+def digest(entry: Entry, value: str, cache: Path, trained: Path | None = None) -> str | None:
     """The first 12 hexadecimal digits of the weights' SHA-256; None: they are random, or not there (yet)."""
-    found = None if value == RANDOM else source(entry, value, cache)
-    return None if found is None or not found.path.is_file() else _sha256(found.path)
-
-
-_KNOWN: dict[tuple[Path, int, int], str] = {}
-
-
-def _sha256(path: Path) -> str:
-    stat = path.stat()
-    key = (path.resolve(), stat.st_size, stat.st_mtime_ns)
-    if key not in _KNOWN:
-        with path.open("rb") as file:
-            _KNOWN[key] = hashlib.file_digest(file, "sha256").hexdigest()[:12]
-    return _KNOWN[key]
+    found = None if value == RANDOM else source(entry, value, cache, trained)
+    return None if found is None or not found.path.is_file() else models.sha256(found.path)[:12]

@@ -75,6 +75,65 @@ def draw(
     sheet.save(path, optimize=True)
 
 
+def overlay(
+    image: NDArray[np.uint8],
+    found: NDArray[np.int64] | Boxes,
+    classes: Sequence[str],
+    background: int | None,
+) -> Image.Image:
+    """A prediction drawn over its picture, at the picture's size, with a legend of the classes below.
+
+    Args:
+        image: (H, W, 3) RGB.
+        found: class per pixel (H, W), which lies over the picture as a veil; or boxes in pixels of the picture, whose
+            names and scores stand at their edges, over a veil of their masks where they have any. Boxes below
+            `SCORE` are left out.
+        classes: their names; the legend has those that occur.
+        background: index of the class that means "nothing here", which is left clear; None: there is none.
+    """
+    colours = palette(len(classes), background)
+    picture = Image.fromarray(image)
+    if isinstance(found, Boxes):
+        assert found.scores is not None, "a prediction has scores"
+        seen = (found.scores >= SCORE).cpu().numpy()
+        boxes, labels, scores = (one.cpu().numpy()[seen] for one in (found.xyxy, found.labels, found.scores))
+        masks = None if found.masks is None else found.masks.cpu().numpy()[seen]
+        size = image.shape[0], image.shape[1]
+        # The least sure first, so that what is sure lies on top.
+        order = np.argsort(scores, kind="stable")
+        boxes, labels, scores = boxes[order], labels[order], scores[order]
+        picture = _boxes(picture, boxes, labels, None if masks is None else masks[order], size, colours)
+        _name(picture, boxes, [f"{classes[label]} {score:.2f}" for label, score in zip(labels, scores, strict=True)])
+        occurring = np.unique(labels)
+    else:
+        table = np.zeros((256, 3), np.uint8)
+        table[: len(colours)] = colours
+        veil = np.full(found.shape, np.uint8(255 * VEIL))
+        if background is not None:
+            veil[found == background] = 0
+        picture.paste(Image.fromarray(table[found.astype(np.uint8)]), (0, 0), Image.fromarray(veil))
+        occurring = np.array([label for label in np.unique(found) if label != background], np.int64)
+    if not occurring.size:
+        return picture
+    width = max(picture.width, WIDTH)
+    names = [(classes[int(one)], colours[int(one)]) for one in occurring]
+    legend = _legend([name for name, _ in names], [colour for _, colour in names], width)
+    sheet = Image.new("RGB", (width, picture.height + legend.height), _PAPER)
+    sheet.paste(picture, (0, 0))
+    sheet.paste(legend, (0, picture.height))
+    return sheet
+
+
+def _name(picture: Image.Image, boxes: NDArray[np.floating], names: Sequence[str]) -> None:
+    """Write a name into the upper left corner of each box, on paper so that it can be read on any picture."""
+    pen, font = ImageDraw.Draw(picture), ImageFont.load_default(max(10, picture.height // 50))
+    for (left, top, _, _), name in zip(boxes, names, strict=True):
+        place = max(0.0, float(left)) + 3, max(0.0, float(top)) + 2
+        around = pen.textbbox(place, name, font=font)
+        pen.rectangle((around[0] - 1, around[1] - 1, around[2] + 1, around[3] + 1), fill=_PAPER)
+        pen.text(place, name, fill=_INK, font=font)
+
+
 def palette(classes: int, background: int | None) -> list[tuple[int, int, int]]:
     """A colour for each class: hues a golden angle apart, so that neighbours in the list differ; background is grey."""
     colours = []

@@ -90,7 +90,7 @@ def test_a_training_that_was_cut_off_goes_on_bit_by_bit(tmp_path, head, changes)
     assert wanted.resumed is None
 
 
-def test_frozen_features_are_gone_on_with_too(tmp_path):
+def test_a_frozen_backbone_is_gone_on_with_too(tmp_path):
     plan = recipe(steps=STEPS, freeze=True)
     whole, wanted = fit(plan)
     with pytest.raises(Cut):
