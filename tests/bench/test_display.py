@@ -10,7 +10,7 @@ from rich.console import Console
 
 from bench import cli, display
 from bench.display import Display
-from bench.launchers.contract import Finished, Started
+from bench.launchers.contract import Finished, Progress, Said, Started
 from bench.plan import matrix
 from bench.plan.dataset import Roots
 from bench.plan.environment import describe
@@ -124,3 +124,14 @@ def test_how_a_run_ends(tmp_path, monkeypatch, capsys, records, strict, code, sa
     assert ending.exit_code == code
     text = cli.err.file.getvalue()
     assert all(words in text for words in said), text
+
+
+def test_the_line_of_a_training_says_loss_and_waiting(planned, tmp_path):
+    screen, text, _ = shown(planned, tmp_path, terminal=True)
+    job = planned.planned[0].job
+    screen.show(Started(job))
+    screen.show(Progress(job, "training", 120, 400, "loss 0.83, waiting 2 %"))
+    (line,) = [str(one) for one in screen.__rich__().renderables if "training" in str(one)]
+    assert f"{job.title()}: training 120/400 loss 0.83, waiting 2 %, " in line
+    screen.show(Said(job, "its state is damaged"))
+    assert "its state is damaged" in " ".join(text.getvalue().split())

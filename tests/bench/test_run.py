@@ -10,15 +10,20 @@ from bench import catalogue, run
 from bench.errors import UserError
 from bench.launchers._order import first_look
 from bench.launchers.contract import Finished, Settings, Started, anchor_digest
-from bench.plan import matrix
+from bench.model import build, kept
+from bench.plan import matrix, models
+from bench.plan.case import resolve
+from bench.plan.cell import Cell
 from bench.plan.dataset import Roots
 from bench.plan.environment import describe
-from bench.plan.measure import CANNOT, COMPANY
+from bench.plan.measure import CANNOT, COMPANY, MODEL
 from bench.report.rows import read
+from bench.store import states
 from bench.store.record import Record
 from bench.store.store import Store
 from tests.bench.data import fixtures
 from tests.bench.data.fixtures import write_camvid
+from tests.bench.records import CELL
 
 HERE = replace(describe(), id="here", comparable="here", gpus=[], cores=2)
 TEXT = """
@@ -510,3 +515,64 @@ def test_a_folder_with_an_equals_sign_is_a_folder(tmp_path):
     folder = tmp_path / "run=3"
     folder.mkdir()
     assert Roots([str(folder)]).resolve("camvid") == ("camvid:run=3", folder.resolve())
+
+
+def test_the_state_of_a_training_goes_when_it_is_recorded_and_stays_when_it_may_go_on(question, tmp_path, monkeypatch):
+    store, question = Store(tmp_path / "m"), question.override({"measure": ["accuracy"], "seed": ["0"]})
+    jobs = [planned.job for planned in run.plan(question, HERE, store, Roots()).planned]
+    files = [states.path(tmp_path / "cache", job.key, HERE.id) for job in jobs]
+    for status, left in (("timeout", 2), ("error", 2), ("oom", 2), ("ok", 0)):
+        for file in files:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text("x")
+        launcher = Launcher(monkeypatch, script={"accuracy": status})
+        go(question, store, tmp_path, retry=True)
+        assert len(launcher.jobs) == 2
+        assert sum(file.exists() for file in files) == left, status
+
+
+def test_workers_are_told_which_environment_a_state_is_of(question, tmp_path, monkeypatch):
+    told = []
+    launcher = Launcher(monkeypatch)
+    launch = launcher.launch
+    launcher.launch = lambda jobs, settings: told.append(settings.environment) or launch(jobs, settings)
+    entry = SimpleNamespace(load=lambda: SimpleNamespace(launch=launcher.launch))
+    monkeypatch.setattr(
+        catalogue, "get", lambda kind, name, real=catalogue.get: entry if kind == "launchers" else real(kind, name)
+    )
+    go(question, Store(tmp_path / "m"), tmp_path)
+    assert set(told) == {HERE.id}
+
+
+def test_what_was_trained_without_its_model_is_trained_again_where_models_are_kept(question, tmp_path, monkeypatch):
+    store = Store(tmp_path / "m")
+    Launcher(monkeypatch)
+    go(question, store, tmp_path)
+    plan = run.plan(question, HERE, store, Roots(), keep_models=True)
+    assert {planned.job.measure.name for planned in plan.todo} == {"accuracy"}
+    folder = store.folder / models.FOLDER
+    folder.mkdir()
+    (folder / f"{'a' * 16}.safetensors").write_text("x")
+    records = [
+        replace(record, values={**record.values, MODEL: "a" * 16}) if record.measure == "accuracy" else record
+        for record in store.records()
+    ]
+    store.path.write_text("".join(record.line() for record in records))
+    assert run.plan(question, HERE, store, Roots(), keep_models=True).todo == []
+
+
+def test_a_cell_names_a_kept_model_in_full_and_its_digest_joins_the_record(question, tmp_path, monkeypatch):
+    cell = Cell(**{**CELL, "recipe": "smoke", "height": 64, "width": 64})
+    case = resolve(cell, cache=tmp_path / "cache")
+    digest = kept.keep(build.of_case(case), case, tmp_path / "elsewhere" / models.FOLDER)
+    question = question.override({"backbone": ["vit_pico"], "weights": [f"trained:{digest[:6]}"], "seed": ["0"]})
+    store = Store(tmp_path / "m")
+    Launcher(monkeypatch)
+    plan, _ = go(question, store, tmp_path)
+    path = tmp_path / "elsewhere" / models.FOLDER / f"{digest}.safetensors"
+    for planned in plan.planned:
+        assert (planned.job.cell.weights, planned.job.trained) == (f"trained:{digest}", path)
+    assert {record.inputs["weights"] for record in store.records()} == {digest[:12]}
+    path.unlink()
+    with pytest.raises(UserError, match="no kept model begins with"):
+        run.plan(question, HERE, store, Roots())

@@ -1,5 +1,10 @@
 """A training from end to end: what is recorded follows from what is kept of every image."""
 
+import os
+import signal
+import subprocess
+import sys
+import textwrap
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -7,13 +12,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from bench import catalogue
 from bench.measures import accuracy
 from bench.plan.case import resolve
 from bench.plan.cell import Cell
-from bench.plan.measure import IMAGES, IMAGES_LOST, TRAINED, Context, Outcome
+from bench.plan.measure import IMAGES, IMAGES_LOST, MODEL, MODEL_LOST, RESUMED, TRAINED, Context, Outcome
 from bench.stats.overlap import Overlaps
 from bench.stats.precision import Detections
-from bench.store import images
+from bench.store import images, states
 from tests.bench.records import CELL
 
 Measured = Callable[..., Outcome]
@@ -24,10 +30,10 @@ def measured(tmp_path: Path) -> Measured:
     """Train with the smoke recipe, images kept in a folder."""
     small = Cell(**{**CELL, "recipe": "smoke", "height": 64, "width": 64})
 
-    def run(folder: Path | None, **fields: object) -> Outcome:
+    def run(folder: Path | None, *, report=lambda *_: None, models=None, state=None, **fields: object) -> Outcome:
         cell = replace(small, **fields)
-        context = Context(lambda *_: None, 1, resolve(cell, cache=tmp_path / "cache"), images=folder)
-        return accuracy.measure(cell, context)
+        case = resolve(cell, cache=tmp_path / "cache")
+        return accuracy.measure(cell, Context(report, 1, case, images=folder, models=models, state=state))
 
     return run
 
@@ -69,3 +75,70 @@ def test_images_that_cannot_be_kept_cost_no_accuracy(measured, tmp_path) -> None
     assert isinstance(values["miou"], float)
     assert IMAGES not in values
     assert str(values[IMAGES_LOST]).startswith(f"{blocked} cannot be written to (")
+
+
+def same(one: Outcome, other: Outcome) -> bool:
+    """Losses and figures bit by bit, times apart."""
+    apart = {"train_s", "data_wait_pct", RESUMED}
+    first, second = (
+        {name: value for name, value in found.values.items() if name not in apart} for found in (one, other)
+    )
+    return first == second and one.samples == other.samples
+
+
+@pytest.mark.parametrize("recipe", ["smoke", "smoke+freeze=true+pipeline=2"])
+@pytest.mark.parametrize("head", ["linear", "fcos_pico"])
+def test_a_cell_that_was_cut_off_ends_with_the_same_figures(measured, tmp_path, monkeypatch, head, recipe) -> None:
+    def cut(stage, step, *_):
+        if (stage, step) == ("training", 5):
+            raise KeyboardInterrupt
+
+    monkeypatch.setenv(states.VARIABLE, "1e-9")
+    wanted = measured(tmp_path / "images", head=head, recipe=recipe)
+    state = tmp_path / "training" / "a.state"
+    with pytest.raises(KeyboardInterrupt):
+        measured(tmp_path / "images", head=head, recipe=recipe, state=state, report=cut)
+    found = measured(tmp_path / "images", head=head, recipe=recipe, state=state)
+    assert 1 <= found.values[RESUMED] <= 5
+    assert same(found, wanted)
+    assert RESUMED not in wanted.values
+
+
+@pytest.mark.slow
+def test_a_cell_whose_process_was_killed_ends_with_the_same_figures(measured, tmp_path, monkeypatch) -> None:
+    script = """
+        import os, signal, sys
+        from dataclasses import replace
+        from pathlib import Path
+        from bench.measures import accuracy
+        from bench.plan.case import resolve
+        from bench.plan.cell import Cell
+        from bench.plan.measure import Context
+        from tests.bench.records import CELL
+
+        def report(stage, step, *_):
+            if (stage, step) == ("training", 4):
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        folder = Path(sys.argv[1])
+        cell = Cell(**{**CELL, "recipe": "smoke", "height": 64, "width": 64})
+        case = resolve(cell, cache=folder / "cache")
+        accuracy.measure(cell, Context(report, 1, case, state=folder / "training" / "a.state"))
+    """
+    monkeypatch.setenv(states.VARIABLE, "1e-9")
+    wanted = measured(tmp_path / "images")
+    command = [sys.executable, "-c", textwrap.dedent(script), str(tmp_path)]
+    env = {**os.environ, "PYTHONPATH": str(catalogue.ROOT)}
+    assert subprocess.run(command, env=env, check=False).returncode == -signal.SIGKILL
+    found = measured(tmp_path / "images", state=tmp_path / "training" / "a.state")
+    assert 1 <= found.values[RESUMED] <= 4
+    assert same(found, wanted)
+
+
+def test_a_model_that_cannot_be_kept_costs_no_accuracy(measured, tmp_path) -> None:
+    blocked = tmp_path / "file"
+    blocked.write_text("no folder")
+    values = measured(None, models=blocked).values
+    assert isinstance(values["miou"], float)
+    assert MODEL not in values
+    assert str(values[MODEL_LOST]).startswith(f"{blocked} cannot be written to (")

@@ -5,7 +5,7 @@ import torch
 from PIL import Image
 
 from bench.data.contract import Dataset, Truth
-from bench.training.pictures import LEGEND_ROW, MARGIN, VEIL, WIDTH, draw, palette
+from bench.training.pictures import LEGEND_ROW, MARGIN, VEIL, WIDTH, draw, overlay, palette
 from heads.contract import Boxes
 
 SIZE = (120, 240)  # drawn at its own size, so that pixels can be named
@@ -70,3 +70,23 @@ def test_photographs_may_be_left_out_and_masks_are_drawn_on_grey(tmp_path):
     assert (truth[5, 5] == 128).all()
     assert (truth[60, 60] != 128).any()
     assert (prediction[5, 5] == 128).all()
+
+
+def test_an_overlay_has_boxes_with_names_and_a_legend_of_the_classes_that_occur():
+    image = np.full((200, 300, 3), 120, np.uint8)
+    masks = torch.zeros(2, 200, 300, dtype=torch.bool)
+    masks[0, 60:120, 60:120] = True
+    boxes = torch.tensor([[40.0, 40, 160, 160], [180, 40, 280, 160]])
+    found = Boxes(boxes, torch.tensor([1, 0]), torch.tensor([0.9, 0.1]), masks=masks)
+    sheet = np.asarray(overlay(image, found, ("a", "b"), None)).astype(int)
+    colours = np.array(palette(2, None))
+    assert (sheet[160, 100] == colours[1]).all(), "the lower edge of the box"
+    assert np.abs(sheet[100, 100] - (120 + (colours[1] - 120) * VEIL)).max() <= 2, "in the mask"
+    assert (sheet[150, 150] == 120).all(), "in the box and not in the mask"
+    assert (sheet[42:52, 43:60] == 255).all(2).any(), "a name on paper"
+    assert (sheet[40:160, 180:281] == 120).all(), "below the score that is drawn"
+    legend = {tuple(pixel) for pixel in sheet[200:].reshape(-1, 3)}
+    assert tuple(colours[1]) in legend
+    assert tuple(colours[0]) not in legend
+    nothing = Boxes(boxes, torch.tensor([1, 0]), torch.zeros(2))
+    assert (np.asarray(overlay(image, nothing, ("a", "b"), None)) == image).all()
