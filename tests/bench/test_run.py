@@ -564,12 +564,13 @@ def test_what_was_trained_without_its_model_is_trained_again_where_models_are_ke
 def test_a_cell_names_a_kept_model_in_full_and_its_digest_joins_the_record(question, tmp_path, monkeypatch):
     cell = Cell(**{**CELL, "recipe": "smoke", "height": 64, "width": 64})
     case = resolve(cell, cache=tmp_path / "cache")
-    digest = kept.keep(build.of_case(case), case, tmp_path / "elsewhere" / models.FOLDER)
-    question = question.override({"backbone": ["vit_pico"], "weights": [f"trained:{digest[:6]}"], "seed": ["0"]})
+    digest = kept.keep(build.of_case(case), case, tmp_path / "other" / models.FOLDER)
+    axes = {"backbone": ["vit_pico"], "weights": [f"trained:{digest[:6]}"], "seed": ["0"], "recipe": ["probe"]}
+    question = question.override(axes)
     store = Store(tmp_path / "m")
     Launcher(monkeypatch)
     plan, _ = go(question, store, tmp_path)
-    path = tmp_path / "elsewhere" / models.FOLDER / f"{digest}.safetensors"
+    path = tmp_path / "other" / models.FOLDER / f"{digest}.safetensors"
     for planned in plan.planned:
         assert (planned.job.cell.weights, planned.job.trained) == (f"trained:{digest}", path)
     assert {record.inputs["weights"] for record in store.records()} == {digest[:12]}

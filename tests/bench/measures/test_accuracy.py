@@ -25,14 +25,20 @@ from tests.bench.records import CELL
 Measured = Callable[..., Outcome]
 
 
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Images are drawn once for all tests."""
+    return tmp_path_factory.mktemp("cache")
+
+
 @pytest.fixture
-def measured(tmp_path: Path) -> Measured:
+def measured(cache: Path) -> Measured:
     """Train with the smoke recipe, images kept in a folder."""
     small = Cell(**{**CELL, "recipe": "smoke", "height": 64, "width": 64})
 
     def run(folder: Path | None, *, report=lambda *_: None, models=None, state=None, **fields: object) -> Outcome:
         cell = replace(small, **fields)
-        case = resolve(cell, cache=tmp_path / "cache")
+        case = resolve(cell, cache=cache)
         return accuracy.measure(cell, Context(report, 1, case, images=folder, models=models, state=state))
 
     return run
@@ -105,7 +111,7 @@ def test_a_cell_that_was_cut_off_ends_with_the_same_figures(measured, tmp_path, 
 
 
 @pytest.mark.slow
-def test_a_cell_whose_process_was_killed_ends_with_the_same_figures(measured, tmp_path, monkeypatch) -> None:
+def test_a_cell_whose_process_was_killed_ends_with_the_same_figures(measured, cache, tmp_path, monkeypatch) -> None:
     script = """
         import os, signal, sys
         from dataclasses import replace
@@ -120,17 +126,16 @@ def test_a_cell_whose_process_was_killed_ends_with_the_same_figures(measured, tm
             if (stage, step) == ("training", 4):
                 os.kill(os.getpid(), signal.SIGKILL)
 
-        folder = Path(sys.argv[1])
+        cache, state = map(Path, sys.argv[1:])
         cell = Cell(**{**CELL, "recipe": "smoke", "height": 64, "width": 64})
-        case = resolve(cell, cache=folder / "cache")
-        accuracy.measure(cell, Context(report, 1, case, state=folder / "training" / "a.state"))
+        accuracy.measure(cell, Context(report, 1, resolve(cell, cache=cache), state=state))
     """
     monkeypatch.setenv(states.VARIABLE, "1e-9")
     wanted = measured(tmp_path / "images")
-    command = [sys.executable, "-c", textwrap.dedent(script), str(tmp_path)]
+    command = [sys.executable, "-c", textwrap.dedent(script), str(cache), str(tmp_path / "a.state")]
     env = {**os.environ, "PYTHONPATH": str(catalogue.ROOT)}
     assert subprocess.run(command, env=env, check=False).returncode == -signal.SIGKILL
-    found = measured(tmp_path / "images", state=tmp_path / "training" / "a.state")
+    found = measured(tmp_path / "images", state=tmp_path / "a.state")
     assert 1 <= found.values[RESUMED] <= 4
     assert same(found, wanted)
 
