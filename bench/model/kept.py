@@ -87,6 +87,8 @@ def of(kept: models.Kept) -> Model:
     checkpoint = read(kept.path)
     with torch.device("cpu"), torch.random.fork_rng(devices=[]):
         net = build(cell.backbone, cell.head, size=cell.size, classes=len(kept.classes), **choices)
+        if kept.recipe.aux_heads:
+            net.head.set_auxiliary()
     try:
         net.load_state_dict(dict(checkpoint.tensors))
     except RuntimeError as error:

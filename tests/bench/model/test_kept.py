@@ -12,6 +12,7 @@ from bench.model import build, kept
 from bench.plan import models, weights
 from bench.plan.case import resolve
 from bench.plan.cell import Cell
+from bench.training.optim import in_training_mode
 from tests.bench.records import CELL
 
 SMALL = Cell(**{**CELL, "recipe": "smoke", "height": 64, "width": 64})
@@ -45,6 +46,16 @@ def test_a_kept_model_predicts_as_the_one_that_was_trained(keep, tmp_path, backb
         one, other = net.eval()(image), found(image)
     for a, b in zip(net.head.smooth(one), found.head.smooth(other), strict=True):
         assert torch.equal(a, b)
+
+
+def test_a_model_with_an_auxiliary_head_is_opened_too(tmp_path):
+    cell = replace(SMALL, head="upernet_pico", recipe="smoke+aux_heads=true")
+    case = resolve(cell, cache=tmp_path / "cache")
+    net = build.of_case(case)
+    in_training_mode(net, case.recipe)
+    digest = kept.keep(net, case, tmp_path / "models")
+    found, image = bench.load_model(tmp_path / "models" / f"{digest}.safetensors"), torch.rand(1, 3, 64, 64)
+    assert torch.equal(found(image), net.eval()(image))
 
 
 def test_equal_models_are_one_file_and_what_it_says_comes_back(keep, tmp_path):
