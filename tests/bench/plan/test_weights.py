@@ -23,7 +23,7 @@ from bench import catalogue, run
 from bench.catalogue import Entry
 from bench.errors import UserError
 from bench.launchers.contract import Finished
-from bench.plan import matrix, weights
+from bench.plan import matrix, models, weights
 from bench.plan.case import resolve
 from bench.plan.dataset import Roots
 from bench.plan.environment import describe
@@ -63,7 +63,10 @@ def test_values(mine):
     ("value", "message"),
     [
         ("pretrianed", r"unknown weights 'pretrianed': did you mean pretrained"),
-        ("imagenet", r"unknown weights 'imagenet': there is: FILE\.bin, FILE\.pt, .* pretrained:TAG, random$"),
+        (
+            "imagenet",
+            r"unknown weights 'imagenet': there is: FILE\.bin, FILE\.pt, .* pretrained:TAG, random, trained:DIGEST$",
+        ),
         ("pretrained:", "unknown weights 'pretrained:'"),
         ("pretrained:../x", "unknown weights"),
         ("mine.npz", "unknown weights 'mine.npz'"),
@@ -136,7 +139,7 @@ def test_a_file_is_read_once_for_its_digest(tmp_path, cache, monkeypatch):
     path = tmp_path / "x.pth"
     path.write_bytes(b"once")
     weights.digest(entry(), str(path), cache)
-    monkeypatch.setattr(weights.hashlib, "file_digest", lambda *_: pytest.fail("read again"))
+    monkeypatch.setattr(models.hashlib, "file_digest", lambda *_: pytest.fail("read again"))
     weights.digest(entry(), str(path), cache)
 
 
