@@ -6,9 +6,11 @@ import hashlib
 import numpy as np
 import torch
 
+from bench import catalogue
 from bench.data.contract import Dataset, Split, Truth
+from bench.errors import UserError
 from bench.model import build, kept, modes
-from bench.plan import weights
+from bench.plan import models, weights
 from bench.plan.case import Case
 from bench.plan.cell import Cell
 from bench.plan.measure import (
@@ -17,6 +19,7 @@ from bench.plan.measure import (
     MODEL,
     MODEL_LOST,
     RESUMED,
+    TEACHER,
     TRAINED,
     UNSUITED,
     Context,
@@ -30,6 +33,7 @@ from bench.store import images as store
 from bench.store import states
 from bench.store.features import FeatureStore, bound
 from bench.training.box_metrics import BoxMetrics
+from bench.training.distill import TeacherModel, check
 from bench.training.features import FeatureSource, cacheable
 from bench.training.label_metrics import LabelMetrics
 from bench.training.loader import workers_for
@@ -221,6 +225,7 @@ def measure(cell: Cell, context: Context) -> Outcome:
         # A broken file is found now and not after the training.
         for index in range(min(len(val), plan.val_images or len(val))):
             frame(val, plan, cell.size, index)
+    teacher = _teacher(context, data)
     net = build.of_case(case).to(device)
     source = _features(case, net, data, "train", dtype=modes.DTYPES[cell.dtype])
     trained = train(
@@ -235,6 +240,7 @@ def measure(cell: Cell, context: Context) -> Outcome:
         workers=workers_for(device, context.threads),
         source=source,
         checkpoint=_checkpoint(context, data),
+        teacher=None if teacher is None else TeacherModel(kept.of(teacher), device),
     )
     if source is not None:
         source.close()
@@ -245,6 +251,8 @@ def measure(cell: Cell, context: Context) -> Outcome:
     values |= {"train_s": trained.seconds, "data_wait_pct": waited, TRAINED: plan.in_words()} | lasting
     if trained.resumed is not None:
         values[RESUMED] = trained.resumed
+    if teacher is not None:
+        values[TEACHER] = teacher.digest
     if why := unsuited(plan, cell.weights):
         values[UNSUITED] = why
     return Outcome(values, {"loss": trained.losses})
@@ -330,6 +338,36 @@ def _checkpoint(context: Context, data: Dataset) -> Checkpoint | None:
         return None
     question = f"{context.question}\n{len(data)} images {_files(data)}, {context.case.cell.device}"
     return Checkpoint(context.state, question, every_s=seconds, say=context.say)
+
+
+def _teacher(context: Context, data: Dataset) -> models.Kept | None:
+    """The kept model that teaches, where the recipe has one and gives it a say.
+
+    Raises:
+        UserError: it has not been kept; says the command that does it.
+        Unsupported: see `bench.training.distill.check`.
+    """
+    wanted, case = context.case.recipe.teacher, context.case
+    if wanted is None or not context.case.recipe.teacher_share:
+        return None
+    beside = () if context.pictures is None else (context.pictures.parent.parent,)
+    for path in models.files((*beside, models.RESULTS)):
+        found = models.read(path)
+        cell = found.cell
+        same = (cell.backbone, cell.head, cell.weights, f"{cell.height}x{cell.width}", cell.recipe, cell.seed)
+        asked = (wanted.backbone, wanted.head, wanted.weights, wanted.resolution, wanted.recipe, wanted.seed)
+        patch = wanted.patch or catalogue.get("backbones", wanted.backbone).facts["patch"]
+        if same == asked and cell.patch == patch and cell.dataset == case.cell.dataset:
+            models.whole(path)
+            check(case.task, data.classes, found.classes)
+            return found
+    patch = "native" if wanted.patch is None else wanted.patch
+    raise UserError(
+        f"the teacher of recipe {case.cell.recipe} has not been kept for {case.cell.dataset}: {wanted.in_words()}. "
+        f"Train it first: densebench run --keep-models --measure accuracy --dataset {case.cell.dataset} --backbone "
+        f"{wanted.backbone} --patch {patch} --weights {wanted.weights} --head {wanted.head} --resolution "
+        f"{wanted.resolution} --recipe {wanted.recipe} --seed {wanted.seed}; then run this again"
+    )
 
 
 def _model(net: Model, context: Context) -> dict[str, Value]:

@@ -12,11 +12,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from backbones.contract import Unsupported
 from bench import catalogue
+from bench.errors import UserError
 from bench.measures import accuracy
 from bench.plan.case import resolve
 from bench.plan.cell import Cell
-from bench.plan.measure import IMAGES, IMAGES_LOST, MODEL, MODEL_LOST, RESUMED, TRAINED, Context, Outcome
+from bench.plan.measure import IMAGES, IMAGES_LOST, MODEL, MODEL_LOST, RESUMED, TEACHER, TRAINED, Context, Outcome
+from bench.plan.recipe import Recipe, Teacher
 from bench.stats.overlap import Overlaps
 from bench.stats.precision import Detections
 from bench.store import images, states
@@ -147,3 +150,37 @@ def test_a_model_that_cannot_be_kept_costs_no_accuracy(measured, tmp_path) -> No
     assert isinstance(values["miou"], float)
     assert MODEL not in values
     assert str(values[MODEL_LOST]).startswith(f"{blocked} cannot be written to (")
+
+
+@pytest.fixture
+def taught(tmp_path: Path) -> Callable[..., Outcome]:
+    """Train by a recipe whose teacher is a small model of scenes; what is kept lies below the folder of results."""
+    numbers = {"steps": 2, "batch": 2, "lr": 1e-3, "val_images": 4, "pipeline": 2}
+    teacher = Teacher(backbone="vit_pico", head="linear", resolution="64x64", recipe="smoke")
+    small = Cell(**{**CELL, "height": 64, "width": 64, "patch": 16, "backbone": "vit_pico", "head": "linear"})
+    folder = tmp_path / "results" / "m"
+
+    def run(**changes: object) -> Outcome:
+        fields = {"recipe": "smoke"} if changes.get("keep") else {"recipe": "mine@1"}
+        cell = replace(small, **fields, **{name: value for name, value in changes.items() if name == "head"})
+        stated = (
+            None if changes.get("keep") else Recipe(**numbers, teacher=teacher, teacher_share=changes.get("share", 0.5))
+        )
+        case = resolve(cell, cache=tmp_path / "cache", stated=stated)
+        models = folder / "models" if changes.get("keep") else None
+        return accuracy.measure(cell, Context(lambda *_: None, 1, case, pictures=folder / "pictures", models=models))
+
+    return run
+
+
+def test_a_teacher_is_found_among_the_kept_models_and_noted(taught, monkeypatch, tmp_path) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=r"Train it first: densebench run --keep-models .*--backbone vit_pico"):
+        taught()
+    assert TEACHER not in taught(share=0.0).values, "without a say it is not asked for"
+    digest = taught(keep=True).values[MODEL]
+    alone, with_teacher = taught(share=0.0), taught(share=1.0)
+    assert with_teacher.values[TEACHER] == digest
+    assert with_teacher.samples["loss"] != alone.samples["loss"]
+    with pytest.raises(Unsupported, match="predicts detection"):
+        taught(head="fcos_pico")
