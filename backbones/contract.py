@@ -111,6 +111,14 @@ class Backbone(nn.Module, ABC):
         """The module whose parameter names a published checkpoint has (this one unless it wraps a library's)."""
         return self
 
+    def no_weight_decay(self) -> set[str]:
+        """Names of parameters, relative to this module, that weight decay is not for whatever their shape.
+
+        Positions, tokens and scales are no matrices of weights, though some have two dimensions or more. None unless a
+        family says so; see `backbones.parameters.without_decay`.
+        """
+        return set()
+
     def forward(self, image: Tensor) -> Features:  # not annotated by shape: a wrong one gets a sentence, below
         """Maps of an RGB image (B, 3, H, W) in 0..1.
 

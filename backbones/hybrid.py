@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from backbones.attention import set_attention
 from backbones.contract import Attention, Backbone, Features, Level, Window, check_patch, check_size
+from backbones.parameters import without_decay
 
 CATALOGUE = {
     "hybrid_pico": {
@@ -113,6 +114,10 @@ class Hybrid(Backbone):
         )
         return (*maps, *cast("list[Tensor]", tokens))
 
+    def no_weight_decay(self) -> set[str]:
+        """See `Backbone.no_weight_decay`."""
+        return without_decay(self)
+
 
 class ResidualHybrid(Backbone):
     """A residual network's maps from stride 4 on, as far as they are finer than the tokens, then timm's transformer."""
@@ -151,6 +156,10 @@ class ResidualHybrid(Backbone):
     def published(self) -> nn.Module:
         """The VisionTransformer of timm, whose patch embedding holds the residual network."""
         return self.transformer
+
+    def no_weight_decay(self) -> set[str]:
+        """See `Backbone.no_weight_decay`."""
+        return without_decay(self)
 
     def _parts(self) -> tuple[HybridEmbed, ResNetV2]:
         embed = self.transformer.patch_embed

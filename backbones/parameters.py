@@ -1,13 +1,16 @@
-"""How deep in a backbone a parameter sits: what layer-wise learning-rate decay goes by.
+"""What an optimiser asks of a backbone: how deep a parameter sits, and which ones weight decay is not for.
 
 Layer-wise decay (Clark et al. 2020, arXiv 2003.10555; for vision BEiT, Bao et al. 2022, arXiv 2106.08254) gives layer l
 of L the rate ``lr * decay ** (L - l)``. Layer 0 is the embedding of the image with its tokens and positions, then one
 layer a block, and what comes after the last block counts as the last layer. Which parameters are one block is what timm
 says of its architectures (``group_matcher``), and the table below of torchvision's.
+
+Which positions, tokens and bias tables do not decay timm says, too (``no_weight_decay``); a second table has what it
+leaves out, and the names of torchvision.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import timm
@@ -30,6 +33,27 @@ _STEMS = {
     "torchvision.models.swin_transformer": r"^features\.0\.",
     "torchvision.models.convnext": r"^features\.0\.",
 }
+
+_NO_DECAY = (
+    "class_token",  # torchvision's ViT
+    "pos_embedding",
+    "reg_token",  # registers, which timm's own list of a ViT leaves out
+    "relative_position_bias_table",
+    "logit_scale",  # Swin v2 (Liu et al. 2022, arXiv 2111.09883): temperature, and the network of position biases
+    "cpb_mlp",
+    "layer_scale",  # ConvNeXt of torchvision, (C, 1, 1)
+    "gamma",
+)
+"""Parts of the names of parameters that do not decay, whatever timm says of the network."""
+
+
+def without_decay(backbone: Backbone) -> set[str]:
+    """Names of a backbone's parameters that are positions, tokens or scales, for `Backbone.no_weight_decay`."""
+    network = _transformer(backbone)
+    stated = _stated(network, str(getattr(backbone, "name", "")))
+    named = dict(network.named_parameters())
+    found = {id(one) for name, one in named.items() if name in stated or set(name.split(".")) & set(_NO_DECAY)}
+    return {name for name, one in backbone.named_parameters() if id(one) in found}
 
 
 def layers(backbone: Backbone) -> tuple[dict[str, int], int]:
@@ -75,16 +99,28 @@ def _of_network(network: nn.Module, name: str) -> dict[str, int]:
 
 
 def _matcher(network: nn.Module, name: str) -> Any:
-    """The rule that timm has for this network; parts that were taken out of it have the names of the whole."""
-    own = getattr(network, "group_matcher", None)
+    """The rule that timm has for the layers of this network."""
+    rule = _of_timm(network, name, "group_matcher")
+    return None if rule is None else rule(coarse=False)
+
+
+def _stated(network: nn.Module, name: str) -> set[str]:
+    """Names of parameters of this network that timm does not decay."""
+    rule = _of_timm(network, name, "no_weight_decay")
+    return set() if rule is None else set(rule())
+
+
+def _of_timm(network: nn.Module, name: str, method: str) -> Callable[..., Any] | None:
+    """What timm says of a network; parts that were taken out of it have the names of the whole."""
+    own = getattr(network, method, None)
     if callable(own):
-        return own(coarse=False)
+        return own
     if not name:
         return None
     with torch.device("meta"):
         whole = timm.create_model(name.removeprefix("timm:"))
-    rule = getattr(whole, "group_matcher", None)
-    return rule(coarse=False) if callable(rule) else None
+    rule = getattr(whole, method, None)
+    return rule if callable(rule) else None
 
 
 def _by_pattern(network: nn.Module, stem: str, blocks: tuple[str, ...]) -> dict[str, int]:

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from backbones.attention import set_attention
 from backbones.contract import Attention, Backbone, Features, Level, Window, check_patch, check_size
+from backbones.parameters import without_decay
 
 CATALOGUE = {
     "swin_pico": {
@@ -171,6 +172,10 @@ class Swin(Backbone):
     def published(self) -> nn.Module:
         """The SwinTransformer or SwinTransformerV2 of timm; it lacks the norm before the classifier."""
         return self.transformer
+
+    def no_weight_decay(self) -> set[str]:
+        """See `Backbone.no_weight_decay`."""
+        return without_decay(self)
 
 
 def check(name: str, patch: int, size: tuple[int, int]) -> None:

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
 from backbones.contract import IMAGENET_MEAN, IMAGENET_STD, Backbone, Features, Level, TokenBackbone
+from backbones.parameters import without_decay
 from backbones.vit import PlainTransformer, quarters
 
 _Transformer = TypeVar("_Transformer", VisionTransformer, Eva)
@@ -79,6 +80,10 @@ class TimmBackbone(Backbone):
             with torch.device("meta"):
                 return _renamed(self.net, timm.create_model(self.name))
         return self.net
+
+    def no_weight_decay(self) -> set[str]:
+        """See `Backbone.no_weight_decay`."""
+        return without_decay(self)
 
 
 class Intermediates(nn.Module):
@@ -208,6 +213,10 @@ class RotaryTransformer(TokenBackbone):
     def published(self) -> nn.Module:
         """The Eva of timm."""
         return self.transformer
+
+    def no_weight_decay(self) -> set[str]:
+        """See `Backbone.no_weight_decay`."""
+        return without_decay(self)
 
 
 def channels_first(x: Float[Tensor, "B _ _ _"], net: nn.Module) -> Float[Tensor, "B _ _ _"]:

@@ -40,6 +40,7 @@ from backbones.contract import (
     check_size,
     near,
 )
+from backbones.parameters import without_decay
 
 CATALOGUE = {
     "torchvision:vit_b_16": {
@@ -299,6 +300,10 @@ class TorchvisionViT(TokenBackbone):
         """The VisionTransformer of torchvision, without its classifier."""
         return self.transformer
 
+    def no_weight_decay(self) -> set[str]:
+        """See `Backbone.no_weight_decay`."""
+        return without_decay(self)
+
 
 class Stages(Backbone):
     """torchvision's ``features`` of Swin or ConvNeXt: a stem, then stages with a reduction between each two.
@@ -336,6 +341,10 @@ class Stages(Backbone):
     def published(self) -> nn.Module:
         """The SwinTransformer or ConvNeXt of torchvision, without its classifier and the norm before it."""
         return self.network
+
+    def no_weight_decay(self) -> set[str]:
+        """See `Backbone.no_weight_decay`."""
+        return without_decay(self)
 
 
 class TorchvisionResNet(Backbone):

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from backbones.attention import set_attention
 from backbones.contract import Attention, Features, Level, TokenBackbone, Window, check_patch, check_size
+from backbones.parameters import without_decay
 
 CATALOGUE = {
     "vit_pico": {
@@ -115,6 +116,10 @@ class PlainTransformer(TokenBackbone):
     def published(self) -> nn.Module:
         """The VisionTransformer of timm."""
         return self.transformer
+
+    def no_weight_decay(self) -> set[str]:
+        """See `Backbone.no_weight_decay`."""
+        return without_decay(self)
 
 
 def quarters(depth: int) -> tuple[int, ...]:

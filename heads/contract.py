@@ -114,6 +114,10 @@ class Head(nn.Module, ABC):
         """
         raise Unsupported(f"{type(self).__name__} has no logits for a teacher to teach; take a head of segmentation")
 
+    def no_weight_decay(self) -> set[str]:
+        """Names of parameters, relative to this module, that weight decay is not for; none unless a head says so."""
+        return set()
+
     def set_class_weights(self, weights: Float[Tensor, " K"]) -> None:
         """Weights of the classes in the loss; a head that has no use for them leaves this as it is."""
 

@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
 from backbones.contract import Features, Level
+from heads.contract import Raw
 from heads.pyramid import Pyramid, map_size
-from heads.segmentation import SegmentationHead, use_group_norm
+from heads.segmentation import AuxiliaryLoss, auxiliary_classifier, use_group_norm
 
 CATALOGUE = {
     "dpt": {"task": "segmentation", "channels": 256, "dropout": 0.1},
@@ -28,7 +29,7 @@ SHARES = {0: (8, 4, 2, 1), 1024: (4, 2, 1, 1)}
 192, 384, 768 in DPT-Base and 256, 512, 1024, 1024 in DPT-Large."""
 
 
-class DPT(SegmentationHead):
+class DPT(AuxiliaryLoss):
     """DPT on any backbone; logits have stride 2.
 
     Over a plain transformer, levels of one stride, four depths are reassembled as published: 1x1 convolution, then a
@@ -41,8 +42,10 @@ class DPT(SegmentationHead):
     Differences from the published code. Maps are scaled with ``align_corners=False``, which keeps every cell where it
     lies in the image (see `heads.pyramid`). The first residual unit of the coarsest level, which has nothing coarser to
     be added to, does not exist; there it has parameters that no gradient reaches. The unit that this level keeps has
-    GroupNorm, since a map of stride 32 may be one cell, for which batch norm raises; the others keep batch norm. There
-    is no auxiliary head on an intermediate map, and the last fixed scaling by two is left to `decode`.
+    GroupNorm, since a map of stride 32 may be one cell, for which batch norm raises; the others keep batch norm. The
+    last fixed scaling by two is left to `decode`.
+
+    The auxiliary head (`set_auxiliary`) is on what the last fusion but one gives, at stride 4, and its loss counts 0.2.
 
     Args:
         levels: of the backbone.
@@ -50,6 +53,8 @@ class DPT(SegmentationHead):
         channels: width of the fusion.
         dropout: share of the values dropped before the classifier.
     """
+
+    auxiliary_weight = 0.2
 
     def __init__(self, levels: tuple[Level, ...], classes: int, *, channels: int, dropout: float) -> None:
         super().__init__(classes)
@@ -70,14 +75,25 @@ class DPT(SegmentationHead):
         )
         initialize_decoder(self.reassemble)
         initialize_decoder(self.fusions)
+        self._auxiliary = (channels, dropout)
 
-    def forward(self, features: Features, size: tuple[int, int]) -> Float[Tensor, "B K h w"]:
-        """Logits (B, K, ceil(H / 2), ceil(W / 2))."""
+    def make_auxiliary(self) -> nn.ModuleList:
+        """See `AuxiliaryLoss.make_auxiliary`."""
+        channels, dropout = self._auxiliary
+        return nn.ModuleList([auxiliary_classifier(channels, channels, self.classes, dropout)])
+
+    def forward(self, features: Features, size: tuple[int, int]) -> Raw:
+        """Logits (B, K, ceil(H / 2), ceil(W / 2)), and those of the auxiliary head at stride 4 (`AuxiliaryLoss`)."""
         fused: Tensor | None = None
+        before: Tensor | None = None
         for i in reversed(range(len(STRIDES))):
             x = _scaled(self.reassemble[i](features[self.sources[i]]), map_size(size, STRIDES[i]))
+            before = fused
             fused = self.fusions[i](x, fused, map_size(size, STRIDES[i] // 2))
-        return self.classifier(fused)
+        logits = self.classifier(fused)
+        if self.auxiliary is None or not self.supervised:
+            return logits
+        return logits, self.auxiliary[0](before)
 
 
 class Fusion(nn.Module):

@@ -106,6 +106,68 @@ class SegmentationHead(Head):
         return _resize(_tensor(raw).float(), size)
 
 
+class AuxiliaryLoss(SegmentationHead):
+    """Abstract: a head whose paper trains classifiers on maps on the way, too.
+
+    A subclass writes `make_auxiliary`; its ``forward`` gives, where `supervised`, a tuple: its logits, then those of
+    each auxiliary classifier, at whatever resolution that works. Otherwise it gives the logits alone.
+
+    Attributes:
+        auxiliary: the classifiers; None until `set_auxiliary`.
+        auxiliary_weight: of each one's loss beside the head's own.
+    """
+
+    auxiliary: nn.ModuleList | None
+    auxiliary_weight: float
+
+    def __init__(self, classes: int) -> None:
+        super().__init__(classes)
+        self.auxiliary = None
+
+    @abstractmethod
+    def make_auxiliary(self) -> nn.ModuleList:
+        """The classifiers, with random weights."""
+
+    def set_auxiliary(self) -> bool:
+        """See `Head.set_auxiliary`; classifiers that are there stay."""
+        if self.auxiliary is None:
+            self.auxiliary = self.make_auxiliary().to(next(self.parameters()).device)
+        return True
+
+    @property
+    def supervised(self) -> bool:
+        """Whether the classifiers run: in training, once there are any."""
+        return self.training and self.auxiliary is not None
+
+    def loss(self, raw: Raw, target: Target) -> Float[Tensor, ""]:
+        """See `SegmentationHead.loss`; each auxiliary loss counts `auxiliary_weight`."""
+        if not isinstance(raw, tuple):
+            return super().loss(raw, target)
+        total, *others = (super(AuxiliaryLoss, self).loss(logits, target) for logits in raw)
+        return total + self.auxiliary_weight * torch.stack(others).sum()
+
+    def distil(
+        self, raw: Raw, target: Target, scores: Float[Tensor, "B K _ _"], *, share: float, temperature: float
+    ) -> Float[Tensor, ""]:
+        """See `SegmentationHead.distil`; the auxiliary classifiers learn from the teacher as the head does."""
+        taught = {"share": share, "temperature": temperature}
+        if not isinstance(raw, tuple):
+            return super().distil(raw, target, scores, **taught)
+        total, *others = (super(AuxiliaryLoss, self).distil(logits, target, scores, **taught) for logits in raw)
+        return total + self.auxiliary_weight * torch.stack(others).sum()
+
+
+def auxiliary_classifier(inner: int, width: int, classes: int, dropout: float) -> nn.Sequential:
+    """3x3 convolution, batch norm, ReLU, dropout and a 1x1 convolution to K classes (an FCN head)."""
+    return nn.Sequential(
+        nn.Conv2d(inner, width, kernel_size=3, padding=1, bias=False),
+        nn.BatchNorm2d(width),
+        nn.ReLU(inplace=True),
+        nn.Dropout2d(dropout),
+        nn.Conv2d(width, classes, kernel_size=1),
+    )
+
+
 def labels_of(logits: Float[Tensor, "B K _ _"], size: tuple[int, int]) -> Int[Tensor, "B H W"]:
     """See `SegmentationHead.decode`."""
     labels = torch.zeros(len(logits), *size, dtype=torch.int64, device=logits.device)

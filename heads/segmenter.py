@@ -122,6 +122,10 @@ class Segmenter(SegmentationHead):
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
 
+    def no_weight_decay(self) -> set[str]:
+        """The tokens of the classes, as in its authors' code."""
+        return {"class_tokens"}
+
     def forward(self, features: Features, size: tuple[int, int]) -> Float[Tensor, "B K h w"]:  # noqa: ARG002 - contract
         """Logits at the stride of the tokens."""
         x = self.map(features)

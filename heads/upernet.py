@@ -4,15 +4,14 @@ Xiao et al. 2018 (arXiv 1807.10221), with the numbers of Swin's ADE20K models (L
 decoder is segmentation_models_pytorch's.
 """
 
-from jaxtyping import Float
 from segmentation_models_pytorch.base.initialization import initialize_decoder
 from segmentation_models_pytorch.decoders.upernet.decoder import UPerNetDecoder
-from torch import Tensor, nn
+from torch import nn
 
 from backbones.contract import Features, Level
-from heads.contract import Raw, Target
+from heads.contract import Raw
 from heads.pyramid import Pyramid
-from heads.segmentation import SegmentationHead, use_group_norm
+from heads.segmentation import AuxiliaryLoss, auxiliary_classifier, use_group_norm
 
 CATALOGUE = {
     "upernet": {"task": "segmentation", "channels": 512, "dropout": 0.1, "auxiliary": 256},
@@ -20,11 +19,9 @@ CATALOGUE = {
 }
 
 STRIDES = (4, 8, 16, 32)
-AUXILIARY = 0.4
-"""Weight of the auxiliary loss."""
 
 
-class UPerNet(SegmentationHead):
+class UPerNet(AuxiliaryLoss):
     """UPerNet on maps of strides 4, 8, 16, 32; logits have stride 4.
 
     A backbone that has these four strides is taken exactly as published. Any other is brought to them by a `Pyramid`
@@ -45,6 +42,8 @@ class UPerNet(SegmentationHead):
             stride 16, whose loss counts 0.4, as in MMSegmentation's configurations of UPerNet.
     """
 
+    auxiliary_weight = 0.4
+
     def __init__(
         self, levels: tuple[Level, ...], classes: int, *, channels: int, dropout: float, auxiliary: int = 256
     ) -> None:
@@ -56,35 +55,20 @@ class UPerNet(SegmentationHead):
         use_group_norm(self.decoder.psp)
         initialize_decoder(self.decoder)
         self.classifier = nn.Sequential(nn.Dropout2d(dropout), nn.Conv2d(channels, classes, kernel_size=1))
-        self.auxiliary: nn.Module | None = None
         self._auxiliary = (widths[STRIDES.index(16)], auxiliary, dropout)
 
-    def set_auxiliary(self) -> bool:
-        """See `Head.set_auxiliary`."""
+    def make_auxiliary(self) -> nn.ModuleList:
+        """See `AuxiliaryLoss.make_auxiliary`."""
         inner, width, dropout = self._auxiliary
-        self.auxiliary = nn.Sequential(
-            nn.Conv2d(inner, width, kernel_size=3, padding=1, bias=False),
-            nn.BatchNorm2d(width),
-            nn.ReLU(inplace=True),
-            nn.Dropout2d(dropout),
-            nn.Conv2d(width, self.classes, kernel_size=1),
-        ).to(next(self.classifier.parameters()).device)
-        return True
+        return nn.ModuleList([auxiliary_classifier(inner, width, self.classes, dropout)])
 
     def forward(self, features: Features, size: tuple[int, int]) -> Raw:
-        """Logits (B, K, ceil(H / 4), ceil(W / 4)); in training with an auxiliary head, its own at stride 16, too."""
+        """Logits (B, K, ceil(H / 4), ceil(W / 4)), and those of the auxiliary head at stride 16 (`AuxiliaryLoss`)."""
         maps = self.pyramid(features, size)
         logits = self.classifier(self.decoder([maps[0], maps[0], *maps]))  # the first two are never read
-        if self.auxiliary is None or not self.training:
+        if self.auxiliary is None or not self.supervised:
             return logits
-        return logits, self.auxiliary(maps[STRIDES.index(16)])
-
-    def loss(self, raw: Raw, target: Target) -> Float[Tensor, ""]:
-        """See `SegmentationHead.loss`; the auxiliary one counts `AUXILIARY` on top of it."""
-        if isinstance(raw, tuple):
-            logits, auxiliary = raw
-            return super().loss(logits, target) + AUXILIARY * super().loss(auxiliary, target)
-        return super().loss(raw, target)
+        return logits, self.auxiliary[0](maps[STRIDES.index(16)])
 
 
 def build(name: str, *, levels: tuple[Level, ...], classes: int) -> UPerNet:

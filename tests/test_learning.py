@@ -120,22 +120,38 @@ def test_drop_path_of_what_has_no_branches_is_refused():
     assert set_drop_path(model.backbone, 0.0) == 0
 
 
-def test_an_auxiliary_head_learns_in_training_and_costs_nothing_after_it():
+@pytest.mark.parametrize(
+    ("backbone", "head", "weight", "count"),
+    [
+        ("swin_pico", "upernet_pico", 0.4, 1),
+        ("vit_pico", "upernet_pico", 0.4, 1),
+        ("vit_pico", "dpt_pico", 0.2, 1),
+        ("vit_pico", "setr_mla_pico", 0.4, 4),
+        ("hybrid_pico", "setr_mla_pico", 0.4, 3),
+    ],
+)
+def test_an_auxiliary_head_learns_in_training_and_costs_nothing_after_it(backbone, head, weight, count):
     torch.manual_seed(0)
-    model = bench.build("swin_pico", "upernet_pico", size=(64, 64), classes=3)
+    model = bench.build(backbone, head, size=(64, 64), classes=3)
     before = sum(parameter.numel() for parameter in model.parameters())
     plan = Recipe(steps=1, batch=1, lr=1e-3, aux_heads=True)
     in_training_mode(model, plan)
     assert sum(parameter.numel() for parameter in model.parameters()) > before
+    made = [id(parameter) for parameter in model.parameters()]
+    in_training_mode(model, plan)
+    assert [id(parameter) for parameter in model.parameters()] == made, "an optimiser may have them already"
     image, target = torch.rand(2, 3, 64, 64), torch.randint(3, (2, 64, 64))
     raw = model(image)
     model.loss(raw, target).backward()
     assert all(parameter.grad is not None for parameter in model.head.auxiliary.parameters())
-    logits, auxiliary = raw
+    logits, *auxiliary = raw
+    assert len(auxiliary) == count
     alone = model.loss(logits, target)
-    assert float(model.loss(raw, target).detach()) == pytest.approx(
-        float((alone + 0.4 * model.loss(auxiliary, target)).detach()), rel=1e-5
-    )
+    others = sum(model.loss(one, target) for one in auxiliary)
+    assert float(model.loss(raw, target).detach()) == pytest.approx(float((alone + weight * others).detach()), rel=1e-5)
+    taught = {"scores": torch.randn(2, 3, 16, 16), "share": 0.5, "temperature": 1.0}
+    alone = model.distil(logits, target, **taught)
+    assert model.distil(raw, target, **taught) > alone, "a teacher teaches the auxiliary head, too"
     model.eval()
     assert isinstance(model(image), torch.Tensor)
 

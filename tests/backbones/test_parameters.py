@@ -1,4 +1,4 @@
-"""Layers for layer-wise decay: 0 at the image, one a block, the last at the output."""
+"""What an optimiser asks: layers for layer-wise decay (0 at the image, one a block), and what does not decay."""
 
 import pytest
 import torch
@@ -57,3 +57,55 @@ def test_a_network_without_known_layers_is_refused_with_what_to_do():
     model.backbone.network = nn.Sequential(nn.Conv2d(3, 3, 1))
     with pytest.raises(Unsupported, match="layer_decay = 1"):
         layers(model.backbone)
+
+
+@pytest.mark.parametrize(
+    ("name", "without"),
+    [
+        ("vit_pico", {"transformer.pos_embed", "transformer.cls_token"}),
+        ("deit_pico", {"transformer.pos_embed", "transformer.cls_token", "transformer.dist_token"}),
+        ("hybrid_pico", {"transformer.pos_embed", "transformer.cls_token"}),
+        (
+            "timm:vit_small_patch14_reg4_dinov2",
+            {"transformer.pos_embed", "transformer.cls_token", "transformer.reg_token"},
+        ),
+        ("torchvision:vit_b_16", {"transformer.class_token", "transformer.encoder.pos_embedding"}),
+        ("torchvision:resnet18", set()),
+    ],
+)
+def test_positions_and_tokens_do_not_decay(name, without):
+    with torch.device("meta"):
+        body = bench.build(name, "linear", size=(70, 70) if "patch14" in name else SIZE, classes=2).backbone
+    scales = {one for one in body.no_weight_decay() if one.endswith("gamma")}  # LayerScale, of one dimension
+    assert body.no_weight_decay() - scales == without
+
+
+@pytest.mark.parametrize(
+    ("name", "endings"),
+    [
+        ("swin_pico", {"relative_position_bias_table"}),
+        ("swinv2_tiny", {"logit_scale", "cpb_mlp.0.weight", "cpb_mlp.0.bias", "cpb_mlp.2.weight"}),
+        ("torchvision:swin_v2_t", {"logit_scale", "cpb_mlp.0.weight", "cpb_mlp.0.bias", "cpb_mlp.2.weight"}),
+        ("torchvision:convnext_tiny", {"layer_scale"}),
+        ("timm:convnext_atto", {"gamma"}),
+        ("timm:levit_128s", {"attention_biases"}),
+    ],
+)
+def test_biases_of_positions_and_scales_do_not_decay_and_all_else_does(name, endings):
+    size = (256, 256) if "levit" in name else SIZE
+    with torch.device("meta"):
+        body = bench.build(name, "linear", size=size, classes=2).backbone
+    without = body.no_weight_decay()
+    named = dict(body.named_parameters())
+    assert without <= named.keys()
+    ends = tuple(f".{ending}" for ending in endings)
+    assert {one for one in named if one.endswith(ends)} == without
+    assert without
+    assert any(named[one].ndim > 1 for one in named.keys() - without)
+
+
+def test_a_head_names_what_its_paper_does_not_decay():
+    model = bench.build("vit_pico", "segmenter_pico", size=SIZE, classes=3)
+    assert model.head.no_weight_decay() == {"class_tokens"}
+    assert model.head.no_weight_decay() <= dict(model.head.named_parameters()).keys()
+    assert bench.build("vit_pico", "linear", size=SIZE, classes=3).head.no_weight_decay() == set()
