@@ -61,12 +61,15 @@ def groups(model: Model, recipe: Recipe) -> list[dict[str, Any]]:
     """Parameter groups for AdamW: those of one learning rate and one weight decay together.
 
     The rate of the backbone is ``lr * backbone_lr * layer_decay ** (layers above it)``, that of the head ``lr *
-    head_lr``. Weight decay is on matrices and kernels only: none on norms, biases, positions and tokens.
+    head_lr``. Weight decay is on matrices and kernels only: none on norms, biases, positions and tokens (`decays`), nor
+    on what backbone and head name by ``no_weight_decay``.
 
     Raises:
         Unsupported: ``layer_decay`` of a network whose layers nobody has named.
     """
     depth, last = layers(model.backbone) if recipe.layer_decay < 1 else ({}, 0)
+    named = {f"backbone.{name}" for name in model.backbone.no_weight_decay()}
+    named |= {f"head.{name}" for name in model.head.no_weight_decay()}
     found: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
@@ -76,7 +79,7 @@ def groups(model: Model, recipe: Recipe) -> list[dict[str, Any]]:
             scale = recipe.backbone_lr * recipe.layer_decay ** (last - depth.get(rest, last))
         else:
             scale = recipe.head_lr
-        decay = recipe.weight_decay if decays(name, parameter) else 0.0
+        decay = recipe.weight_decay if name not in named and decays(name, parameter) else 0.0
         found.setdefault((scale, decay), []).append(parameter)
     # Decayed ones first, as there were but two groups at first: fused kernels go through them in this order.
     ordered = sorted(found.items(), key=lambda item: (-item[0][0], -item[0][1]))
