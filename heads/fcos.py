@@ -76,13 +76,13 @@ class FCOSOutput(TypedDict):
 class _Towers(parts.FCOSHead):
     """The towers of torchvision, with two changes to how they start and one to their loss."""
 
-    def __init__(self, channels: int, classes: int, convs: int) -> None:
+    def __init__(self, channels: int, classes: int, convs: int, square: float) -> None:
         super().__init__(channels, num_anchors=1, num_classes=classes, num_convs=0)  # both towers are replaced
         norm = partial(nn.GroupNorm, channels // GROUP)
         self.classification_head = parts.FCOSClassificationHead(channels, 1, classes, convs, norm_layer=norm)
         self.regression_head = parts.FCOSRegressionHead(channels, 1, convs, norm_layer=norm)
-        # Distances pass a ReLU. From a bias of 0 half of them start dead; the paper's exp(0) starts all of them at 1.
-        nn.init.ones_(self.regression_head.get_parameter("bbox_reg.bias"))
+        # Distances pass a ReLU. From a bias of 0 half of them start dead; the paper's exp(0) starts all at one stride.
+        nn.init.constant_(self.regression_head.get_parameter("bbox_reg.bias"), 1 / square)
 
     def compute_loss(
         self,
@@ -153,7 +153,7 @@ class FCOS(Head):
         self.detector = parts.FCOS(
             detection.NoBackbone(channels),
             classes,
-            head=_Towers(channels, classes, convs),
+            head=_Towers(channels, classes, convs, square),
             center_sampling_radius=CENTRAL / square,
             score_thresh=score_threshold,
             nms_thresh=nms_threshold,

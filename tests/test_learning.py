@@ -178,3 +178,10 @@ def test_an_earlier_revision_is_trained_anew_and_told_apart_in_tables(tmp_path, 
     reading = gather(store.folder, records, store.environments())
     names = {str(row.fields.get("head")) for table in reading.tables for row in table.rows}
     assert "fcos_pico@2" in names
+
+
+def test_boxes_of_fcos_start_at_one_stride_whatever_the_square():
+    for name in ("fcos", "fcos_pico"):
+        head = fcos.build(name, levels=LEVELS, classes=1)
+        bias = head.detector.head.regression_head.get_parameter("bbox_reg.bias").detach()
+        torch.testing.assert_close(bias * head.square, torch.ones(4))
