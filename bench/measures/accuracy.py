@@ -2,6 +2,8 @@
 
 import copy
 import hashlib
+import re
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -405,10 +407,13 @@ def _kept(found: Overlaps | Detections, context: Context) -> dict[str, Value]:
 
 
 def _picture_name(cell: Cell) -> str:
-    names = (cell.dataset.replace(":", "-"), cell.backbone, f"p{cell.patch}", cell.head)
-    usual = {"fp32", "auto"}
-    others = [value for value in (cell.dtype, cell.attention) if value not in usual]
-    return "_".join((*names, f"{cell.height}x{cell.width}", *others, cell.recipe, f"seed{cell.seed}")) + ".png"
+    names = (cell.dataset, cell.backbone, f"p{cell.patch}", cell.head)
+    usual = {"fp32", "auto", weights.RANDOM}
+    start = Path(cell.weights).name if "/" in cell.weights else cell.weights
+    others = [value for value in (start, cell.dtype, cell.attention) if value not in usual]
+    parts = (*names, f"{cell.height}x{cell.width}", *others, cell.recipe, f"seed{cell.seed}")
+    # What a file may be called everywhere, and in a link of Markdown.
+    return "_".join(re.sub(r"[^\w.+=@-]+", "-", part) for part in parts) + ".png"
 
 
 def _known(figure: np.ndarray) -> float | None:
