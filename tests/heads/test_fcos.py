@@ -68,9 +68,9 @@ def test_coarse_maps_reach_the_finest_locations() -> None:
 
 def test_locations_are_the_centres_of_the_cells() -> None:
     squares = pico().anchors((64, 96), torch.device("cpu"))
-    torch.testing.assert_close(squares[0][0], torch.tensor([0.0, 0.0, 8.0, 8.0]))
-    torch.testing.assert_close(squares[0][13], torch.tensor([8.0, 8.0, 16.0, 16.0]))
-    torch.testing.assert_close(squares[2][-1], torch.tensor([64.0, 32.0, 96.0, 64.0]))
+    torch.testing.assert_close(squares[0][0], torch.tensor([2.0, 2.0, 6.0, 6.0]))
+    torch.testing.assert_close(squares[0][13], torch.tensor([10.0, 10.0, 14.0, 14.0]))
+    torch.testing.assert_close(squares[2][-1], torch.tensor([72.0, 40.0, 88.0, 56.0]))
     # 70 px are 9 cells of stride 8, each of 7.8 px.
     first = pico().anchors((70, 98), torch.device("cpu"))[0][0]
     torch.testing.assert_close((first[:2] + first[2:]) / 2, torch.tensor([98 / 13 / 2, 70 / 9 / 2]))
@@ -112,8 +112,8 @@ def test_scale_decides_the_level() -> None:
     size = (256, 256)
     squares = head.anchors(size, torch.device("cpu"))
     counts = [len(level) for level in squares]
-    # Farthest sides from the sampled centres: under 64 px, 64 to 128 px, over 128 px.
-    for box, expected in [((100, 100, 130, 130), 0), ((60, 60, 220, 220), 1), ((4, 4, 252, 252), 2)]:
+    # Farthest sides from the sampled centres: under 32 px, 32 to 64 px, over 64 px.
+    for box, expected in [((100, 100, 130, 130), 0), ((76, 76, 144, 144), 1), ((4, 4, 252, 252), 2)]:
         raw = blank(head, size)
         head.loss(raw, [truth(box, labels=[0])]).backward()
         assert raw["centerness"].grad is not None
@@ -165,6 +165,7 @@ def test_decode_by_hand() -> None:
         raw["regression"][0, 3 * 8 + 3] = torch.tensor([2.0, 2.0, -0.5, 1.5]).clamp(min=0)
         # Another class far off, that reaches beyond the border; cell (0, 0) of stride 32.
         raw["logits"][0, 64 + 16, 2] = 0.0
+        raw["regression"] *= 2  # in squares, of which two are a stride
     (found,) = head.decode(raw, (64, 64))
     assert found.labels.tolist() == [1, 2]
     assert found.scores is not None

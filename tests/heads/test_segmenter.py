@@ -10,7 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 import bench
 from backbones.contract import Features, Level
 from heads.pyramid import map_size
-from heads.segmenter import Segmenter, build
+from heads.segmenter import MANY, Segmenter, build
 
 DEPTHS = (Level(16, 32),) * 4
 STRIDES = (Level(4, 8), Level(8, 16), Level(16, 32), Level(32, 64))
@@ -84,7 +84,7 @@ def test_over_a_pyramid_the_coarser_maps_have_a_part() -> None:
 
 def test_a_cell_s_logits_have_mean_0_and_deviation_1_before_training() -> None:
     """LayerNorm over the classes, at weights 1 and biases 0."""
-    head = build("segmenter_pico", levels=DEPTHS, classes=7).eval()
+    head = build("segmenter_pico", levels=DEPTHS, classes=MANY).eval()
     logits = head(maps(DEPTHS, (48, 80)), (48, 80))
     torch.testing.assert_close(logits.mean(1), torch.zeros(2, 3, 5), atol=1e-5, rtol=0)
     assert (logits.std(1, correction=0) > 0.9).all()

@@ -43,11 +43,14 @@ def test_training_learns_what_is_plain_to_see(dtype, pipeline):
     ("head", "losses"),
     [
         ("linear", [0.7479753, 0.2471301, 1.7137874, 0.4584393, 0.3754876]),
-        ("fcos_pico", [2.5831783, 1.8700700, 1.5517354, 1.3408439, 1.3285139]),
+        ("fcos_pico", [2.5562973, 1.9476657, 1.4753461, 1.3026154, 1.3082285]),
     ],
 )
 def test_the_first_pipeline_trains_as_it_did_when_its_records_were_made(head, losses):
-    """Losses as they were before there was a second one: any other draw of augmentation or loss changes them."""
+    """Losses as they were before there was a second one: any other draw of augmentation or loss changes them.
+
+    Those of fcos_pico are of its training revision 2.
+    """
     plan = recipe(
         steps=5,
         scale=(0.5, 1.5),
