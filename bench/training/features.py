@@ -99,7 +99,8 @@ class FeatureSource:
         chunks = [order[first : first + _CHUNK] for first in range(0, len(order), _CHUNK)]
 
         def made(step: int) -> tuple[Batch | None, list[int]]:
-            missing = [row for row in chunks[step] if not self._has(row)]
+            # Without the shape of its picture a row is of no use: what it is the label of could not be placed.
+            missing = [row for row in chunks[step] if not self._has(row) or self._shape(row // FORMS) is None]
             return (make.of([wanted[row] for row in missing]) if missing else None), missing
 
         with closing(ahead(made, len(chunks), workers)) as batches:
@@ -107,10 +108,11 @@ class FeatureSource:
                 report("features", done * _CHUNK, len(order))
                 # Another process may have been there meanwhile.
                 left = [place for place, row in enumerate(rows) if not self._has(row)]
-                if batch is None or not left:
+                if batch is None:
                     continue
-                image, _ = finished(batch.map(lambda tensor: tensor.to(self._device)), self.model.backbone.mean)
-                self._keep(self._compute(image[left]), [rows[place] for place in left])
+                if left:
+                    image, _ = finished(batch.map(lambda tensor: tensor.to(self._device)), self.model.backbone.mean)
+                    self._keep(self._compute(image[left]), [rows[place] for place in left])
                 if self._shapes is not None:
                     for row, shape in zip(rows, batch.pictures, strict=True):
                         self._shapes.put(row // FORMS, np.array(shape, np.int32))

@@ -140,3 +140,17 @@ def test_kept_features_are_those_of_the_mirrored_image(tmp_path):
         with torch.no_grad():
             for left, right in zip(kept, net.features(image), strict=True):
                 np.testing.assert_allclose(left, right, atol=1e-5)
+
+
+def test_shapes_that_were_lost_are_found_again_without_the_backbone(tmp_path):
+    plan, data = recipe(), Halves()
+    source = source_of(net := model(), data, tmp_path)
+    fit(net, data, plan, source)
+    source.close()
+    (shapes,) = [path.parent for path in tmp_path.glob("*/index.json") if '"level": "shape"' in path.read_text()]
+    (shapes / "rows.bin").write_bytes(b"")
+    for _ in range(2):
+        again = source_of(net := model(), data, tmp_path)
+        fit(net, data, plan, again)
+        assert again.computed == 0
+        again.close()
