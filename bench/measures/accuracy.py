@@ -306,8 +306,9 @@ def frozen_key(case: Case, data: Dataset, split: Split) -> dict[str, Value | lis
     """All that decides what a frozen backbone makes of a split, but for levels, number formats and libraries."""
     cell, plan = case.cell, case.recipe
     named = weights.digest(case.backbone, cell.weights, case.cache, case.trained)
+    revisions = catalogue.training_revisions({"backbone": cell.backbone})
     return {
-        "backbone": f"{cell.backbone} version {case.backbone.facts.get('version', 1)}",
+        "backbone": f"{cell.backbone} revision {revisions.get('backbone', 1)}",
         "weights": f"seed {cell.seed}" if named is None else named,
         "patch": cell.patch,
         "size": f"{cell.height}x{cell.width}",

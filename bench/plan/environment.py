@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.catalogue import ROOT
+from bench.errors import UserError
 
 _PACKAGES = ("torch", "torchvision", "timm", "numpy", "segmentation-models-pytorch", "faster-coco-eval")
 # What the kernel calls the instructions that make a narrow type fast; a dtype works without them, only slowly.
@@ -99,6 +100,22 @@ def cache_folder() -> Path:
     if named := os.environ.get("DENSEBENCH_CACHE"):
         return Path(named)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "densebench"
+
+
+def amount(variable: str, usual: float, of: str) -> float:
+    """The number, 0 or more, that an environment variable holds; ``usual`` where it is not set.
+
+    Raises:
+        UserError: it holds something else; says that it is ``of``.
+    """
+    text = os.environ.get(variable, str(usual))
+    try:
+        number = float(text)
+    except ValueError:
+        number = -1.0
+    if not number >= 0:
+        raise UserError(f"{variable} is {of}, 0 or more; {text!r} came")
+    return number
 
 
 def busy(seconds: float = 0.25) -> float | None:

@@ -18,6 +18,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from bench.plan.environment import amount
+
 VARIABLE, GIB = "DENSEBENCH_FEATURES_GIB", 20.0
 """Environment variable for the most that lies in the folder, in GiB (0: nothing is kept), and what it is without."""
 _INDEX, _ROWS, _DONE, _FIRST, _USERS = "index.json", "rows.bin", "done.bin", "first", "users"
@@ -27,16 +29,9 @@ def bound() -> int:
     """Bytes that kept features may take.
 
     Raises:
-        ValueError: the variable holds no number that is at least 0.
+        UserError: the variable holds no number that is at least 0.
     """
-    text = os.environ.get(VARIABLE, str(GIB))
-    try:
-        gib = float(text)
-    except ValueError:
-        gib = -1.0
-    if not gib >= 0:
-        raise ValueError(f"{VARIABLE} is the GiB that kept features may take, 0 or more; {text!r} came")
-    return int(gib * 2**30)
+    return int(amount(VARIABLE, GIB, "the GiB that kept features may take") * 2**30)
 
 
 class Rows:

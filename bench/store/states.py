@@ -5,10 +5,11 @@ version of the code never finds it. What is in the file is the business of `benc
 """
 
 import hashlib
-import os
 import time
 from contextlib import suppress
 from pathlib import Path
+
+from bench.plan.environment import amount
 
 FOLDER, ENDING = "training", ".state"
 DAYS = 14
@@ -27,16 +28,9 @@ def every() -> float:
     """Seconds between two states; 0: none is kept.
 
     Raises:
-        ValueError: the variable holds no number that is at least 0.
+        UserError: the variable holds no number that is at least 0.
     """
-    text = os.environ.get(VARIABLE, str(SECONDS))
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = -1.0
-    if not seconds >= 0:
-        raise ValueError(f"{VARIABLE} is the seconds between two states of a training, 0 or more; {text!r} came")
-    return seconds
+    return amount(VARIABLE, SECONDS, "the seconds between two states of a training")
 
 
 def remove(file: Path) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from bench.errors import UserError
 from bench.store import features
 from bench.store.features import FeatureStore, bound
 
@@ -111,5 +112,5 @@ def test_the_bound_is_a_number_of_gib(monkeypatch):
     monkeypatch.setenv(features.VARIABLE, "0.5")
     assert bound() == 1 << 29
     monkeypatch.setenv(features.VARIABLE, "much")
-    with pytest.raises(ValueError, match="'much' came"):
+    with pytest.raises(UserError, match="0 or more; 'much' came"):
         bound()

@@ -227,5 +227,5 @@ def test_old_states_are_removed_and_nothing_else(tmp_path):
 @pytest.mark.parametrize("text", ["-1", "often", "nan"])
 def test_a_wrong_interval_is_refused(monkeypatch, text):
     monkeypatch.setenv(states.VARIABLE, text)
-    with pytest.raises(ValueError, match=f"0 or more; '{text}' came"):
+    with pytest.raises(UserError, match=f"0 or more; '{text}' came"):
         states.every()
