@@ -7,6 +7,7 @@ import pytest
 import torch
 
 import bench
+from bench.errors import UserError
 from bench.store import states
 from bench.training.state import DIGEST, Checkpoint, Position
 from bench.training.train import train
