@@ -6,7 +6,8 @@ D token width, K classes, P patch size.
 This page is the whole contract; a family is one file beside it with
 
 * ``CATALOGUE``, a *literal* dict of variant name -> its numbers (``patch`` is the native patch size). It is read
-  without importing the file, so that planning never waits for torch;
+  without importing the file, so that planning never waits for torch. ``levels: "raw"``: they are stages of a residual
+  stream, which a head that has no norm of its own gets through `Backbone.norm_levels`;
 * ``build(name, *, patch, size, attention, window) -> Backbone``, with random weights; `backbones.weights` loads others.
 
 A file may open a *namespace* instead of listing names: an entry whose name ends in a colon (``"timm:"``), see
@@ -20,6 +21,7 @@ from typing import Literal, TypeAlias
 
 import torch
 from jaxtyping import Bool, Float
+from timm.layers.norm import LayerNorm2d
 from torch import Tensor, nn
 
 Features: TypeAlias = tuple[Float[Tensor, "B _ _ _"], ...]
@@ -66,6 +68,7 @@ class Backbone(nn.Module, ABC):
         tokens: number of image tokens that the first attention block works on (H·W / P² for a plain ViT); for a
             convolutional network the cells of its finest level.
         kept: indices of `levels` among the levels that the instance had when it was made, see `expose`.
+        norms: a LayerNorm for each of `levels`, see `norm_levels`; None: they come as they are.
     """
 
     levels: tuple[Level, ...]
@@ -85,6 +88,7 @@ class Backbone(nn.Module, ABC):
         super().__init__()
         self.size = size
         self.kept: tuple[int, ...] | None = None
+        self.norms: nn.ModuleList | None = None
         # Python numbers -> buffers here, so that model.to(device, dtype) moves them; not saved with the weights.
         self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
@@ -105,6 +109,16 @@ class Backbone(nn.Module, ABC):
         kept = tuple(range(len(self.levels))) if self.kept is None else self.kept
         self.kept = tuple(kept[index] for index in indices)
         self.levels = tuple(self.levels[index] for index in indices)
+
+    def norm_levels(self) -> None:
+        """Put a LayerNorm over the channels on each of the present levels, on the device of the parameters.
+
+        Swin's stages and ConvNeXt's end in a residual stream, whose scale grows with depth; the dense code of both
+        papers (arXiv 2103.14030, 2201.03545) puts such a norm on every stage that a head reads. No checkpoint of a
+        classifier has them. Call it last: after weights are loaded, and after `expose`.
+        """
+        like = next(self.parameters())
+        self.norms = nn.ModuleList(LayerNorm2d(level.channels) for level in self.levels).to(like.device)
 
     @property
     def published(self) -> nn.Module:
@@ -127,9 +141,11 @@ class Backbone(nn.Module, ABC):
         """
         check_image(image, self.size)
         maps = self.features((image - self.mean) / self.std)
-        if self.kept is None or len(maps) == len(self.kept):
+        if self.kept is not None and len(maps) != len(self.kept):
+            maps = tuple(maps[index] for index in self.kept)
+        if self.norms is None:
             return maps
-        return tuple(maps[index] for index in self.kept)
+        return tuple(norm(x) for norm, x in zip(self.norms, maps, strict=True))
 
 
 class TokenBackbone(Backbone, ABC):

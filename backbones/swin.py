@@ -32,6 +32,7 @@ CATALOGUE = {
         "version": 1,
         "training_revision": 2,
         "patch": 4,
+        "levels": "raw",
         "width": 24,
         "depths": [2, 2, 2, 2],
         "heads": [1, 2, 4, 8],
@@ -43,6 +44,7 @@ CATALOGUE = {
         "version": 1,
         "training_revision": 2,
         "patch": 4,
+        "levels": "raw",
         "width": 96,
         "depths": [2, 2, 6, 2],
         "heads": [3, 6, 12, 24],
@@ -56,6 +58,7 @@ CATALOGUE = {
         "version": 1,
         "training_revision": 2,
         "patch": 4,
+        "levels": "raw",
         "width": 96,
         "depths": [2, 2, 18, 2],
         "heads": [3, 6, 12, 24],
@@ -69,6 +72,7 @@ CATALOGUE = {
         "version": 1,
         "training_revision": 2,
         "patch": 4,
+        "levels": "raw",
         "width": 128,
         "depths": [2, 2, 18, 2],
         "heads": [4, 8, 16, 32],
@@ -82,6 +86,7 @@ CATALOGUE = {
         "version": 1,
         "training_revision": 2,
         "patch": 4,
+        "levels": "raw",
         "width": 192,
         "depths": [2, 2, 18, 2],
         "heads": [6, 12, 24, 48],
@@ -95,6 +100,7 @@ CATALOGUE = {
         "version": 2,
         "training_revision": 2,
         "patch": 4,
+        "levels": "raw",
         "width": 96,
         "depths": [2, 2, 6, 2],
         "heads": [3, 6, 12, 24],
@@ -108,6 +114,7 @@ CATALOGUE = {
         "version": 2,
         "training_revision": 2,
         "patch": 4,
+        "levels": "raw",
         "width": 96,
         "depths": [2, 2, 18, 2],
         "heads": [3, 6, 12, 24],
@@ -121,6 +128,7 @@ CATALOGUE = {
         "version": 2,
         "training_revision": 2,
         "patch": 4,
+        "levels": "raw",
         "width": 128,
         "depths": [2, 2, 18, 2],
         "heads": [4, 8, 16, 32],
@@ -134,6 +142,7 @@ CATALOGUE = {
         "version": 2,
         "training_revision": 2,
         "patch": 4,
+        "levels": "raw",
         "width": 192,
         "depths": [2, 2, 18, 2],
         "heads": [6, 12, 24, 48],
@@ -156,7 +165,7 @@ class Swin(Backbone):
         self, transformer: SwinTransformer | SwinTransformerV2, *, patch: int, size: tuple[int, int], width: int
     ) -> None:
         super().__init__(size)
-        # Heads normalise what they take; the norm before a classifier would be dead weight in the parameter count.
+        # Levels are normed one by one, or by the head: the norm before a classifier would be dead weight.
         transformer.norm = nn.Identity()
         self.transformer = transformer
         self.levels = tuple(Level(patch << stage, width << stage) for stage in range(4))

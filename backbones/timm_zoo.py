@@ -20,7 +20,13 @@ from backbones.timm_networks import RotaryTransformer, TimmBackbone, TimmPlainTr
 from backbones.timm_plan import PREFIX, form_of, planned, whole_strides
 from backbones.vit import PATCHES
 
-CATALOGUE = {"timm:": {"names": "timm_zoo.json", "doc": "an architecture of timm under timm's own name"}}
+CATALOGUE = {
+    "timm:": {
+        "names": "timm_zoo.json",
+        "raw_levels": ["swin", "convnext"],  # beginnings of the names of architectures, see `backbones.contract`
+        "doc": "an architecture of timm under timm's own name",
+    }
+}
 
 
 def facts(name: str) -> dict[str, str | int]:

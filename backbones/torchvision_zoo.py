@@ -91,6 +91,7 @@ CATALOGUE = {
     "torchvision:swin_t": {
         "kind": "swin",
         "patch": 4,
+        "levels": "raw",
         "torchvision": "swin_t",
         "version": 1,
         "width": 96,
@@ -103,6 +104,7 @@ CATALOGUE = {
     "torchvision:swin_s": {
         "kind": "swin",
         "patch": 4,
+        "levels": "raw",
         "torchvision": "swin_s",
         "version": 1,
         "width": 96,
@@ -115,6 +117,7 @@ CATALOGUE = {
     "torchvision:swin_b": {
         "kind": "swin",
         "patch": 4,
+        "levels": "raw",
         "torchvision": "swin_b",
         "version": 1,
         "width": 128,
@@ -127,6 +130,7 @@ CATALOGUE = {
     "torchvision:swin_v2_t": {
         "kind": "swin",
         "patch": 4,
+        "levels": "raw",
         "torchvision": "swin_v2_t",
         "version": 2,
         "width": 96,
@@ -139,6 +143,7 @@ CATALOGUE = {
     "torchvision:swin_v2_s": {
         "kind": "swin",
         "patch": 4,
+        "levels": "raw",
         "torchvision": "swin_v2_s",
         "version": 2,
         "width": 96,
@@ -151,6 +156,7 @@ CATALOGUE = {
     "torchvision:swin_v2_b": {
         "kind": "swin",
         "patch": 4,
+        "levels": "raw",
         "torchvision": "swin_v2_b",
         "version": 2,
         "width": 128,
@@ -163,6 +169,7 @@ CATALOGUE = {
     "torchvision:convnext_tiny": {
         "kind": "convnext",
         "patch": 4,
+        "levels": "raw",
         "torchvision": "convnext_tiny",
         "width": 96,
         "doc": "torchvision's ConvNeXt-T, 96 wide",
@@ -170,6 +177,7 @@ CATALOGUE = {
     "torchvision:convnext_small": {
         "kind": "convnext",
         "patch": 4,
+        "levels": "raw",
         "torchvision": "convnext_small",
         "width": 96,
         "doc": "torchvision's ConvNeXt-S, 96 wide",
@@ -177,6 +185,7 @@ CATALOGUE = {
     "torchvision:convnext_base": {
         "kind": "convnext",
         "patch": 4,
+        "levels": "raw",
         "torchvision": "convnext_base",
         "width": 128,
         "doc": "torchvision's ConvNeXt-B, 128 wide",
@@ -184,6 +193,7 @@ CATALOGUE = {
     "torchvision:convnext_large": {
         "kind": "convnext",
         "patch": 4,
+        "levels": "raw",
         "torchvision": "convnext_large",
         "width": 192,
         "doc": "torchvision's ConvNeXt-L, 192 wide",
@@ -315,7 +325,7 @@ class Stages(Backbone):
         self, network: SwinTransformer | ConvNeXt, *, channels_last: bool, width: int, patch: int, size: tuple[int, int]
     ) -> None:
         super().__init__(size)
-        # Heads normalise what they take: the norm before the classifier goes with it.
+        # Levels are normed one by one, or by the head: the norm before the classifier goes with it.
         if isinstance(network, SwinTransformer):
             network.norm = nn.Identity()
             network.head = nn.Identity()  # pyright: ignore[reportAttributeAccessIssue] - a module where one was

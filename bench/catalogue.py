@@ -209,6 +209,23 @@ def get(kind: str, name: str) -> Entry:
         raise UserError(str(error)) from error
 
 
+def normed(fields: Mapping[str, Any]) -> bool:
+    """Whether the levels of the backbone that these fields of a cell name get norms on their way to the head.
+
+    They do where they are raw (``levels``, or a namespace's ``raw_levels``) and the head has no norm of its own on what
+    it takes (``norms``); see `backbones.contract.Backbone.norm_levels`.
+    """
+    head = entries("heads").get(str(fields.get("head", "")))
+    if head is None or head.facts.get("norms"):
+        return False
+    name = str(fields.get("backbone", ""))
+    entry = entries("backbones").get(name)
+    if entry is not None:
+        return entry.facts.get("levels") == "raw"
+    space = namespaces("backbones").get(name[: name.find(":") + 1])
+    return space is not None and name.removeprefix(space.name).startswith(tuple(space.facts.get("raw_levels", ())))
+
+
 def training_revisions(fields: Mapping[str, Any]) -> dict[str, int]:
     """How often the training of what these fields of a cell name was changed, of those where it was: "head" -> 2.
 

@@ -453,6 +453,8 @@ def _inputs(
             inputs["weights"] = found
     if data:
         inputs["dataset"] = data
+    if {"backbone", "head"} <= set(fields) and catalogue.normed(cell.part(fields)):
+        inputs["levels"] = "normed"
     if "seed" in fields:  # it trains
         revisions = catalogue.training_revisions(cell.part(fields))
         inputs |= {f"{name} revision": str(number) for name, number in revisions.items()}

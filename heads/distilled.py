@@ -14,7 +14,7 @@ from backbones.contract import Level, TokenBackbone
 from heads.contract import Raw, Target, TokenHead
 from heads.segmentation import SegmentationHead
 
-CATALOGUE = {"distilled_linear": {"task": "segmentation", "reads": "deepest"}}
+CATALOGUE = {"distilled_linear": {"task": "segmentation", "norms": True, "reads": "deepest"}}
 
 
 class DistilledLinear(TokenHead, SegmentationHead):

@@ -21,6 +21,7 @@ from heads.matching import assign, labels_at, mask_costs, mask_losses, sample, u
 CATALOGUE = {
     "eomt": {
         "task": "segmentation",
+        "norms": True,
         "reads": "deepest",
         "blocks": 3,
         "queries": 100,
@@ -29,6 +30,7 @@ CATALOGUE = {
     },
     "eomt_pico": {
         "task": "segmentation",
+        "norms": True,
         "reads": "deepest",
         "blocks": 2,
         "queries": 24,

@@ -12,7 +12,7 @@ from torch.nn.functional import interpolate
 from backbones.contract import Features, Level
 from heads.segmentation import SegmentationHead
 
-CATALOGUE = {"linear": {"task": "segmentation", "reads": "deepest", "light": True}}
+CATALOGUE = {"linear": {"task": "segmentation", "norms": True, "reads": "deepest", "light": True}}
 
 
 class Linear(SegmentationHead):

@@ -13,7 +13,7 @@ from torch.nn.functional import interpolate
 from backbones.contract import Features, Level, Unsupported
 from heads.segmentation import SegmentationHead
 
-CATALOGUE = {"linear_bn": {"task": "segmentation", "light": True}}
+CATALOGUE = {"linear_bn": {"task": "segmentation", "norms": True, "light": True}}
 
 
 class BatchNorm2d(nn.BatchNorm2d):

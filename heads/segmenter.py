@@ -19,6 +19,7 @@ from heads.setr import DeepMap
 CATALOGUE = {
     "segmenter": {
         "task": "segmentation",
+        "norms": True,
         "reads": "deepest",
         "width": None,  # that of the encoder
         "layers": 2,
@@ -28,6 +29,7 @@ CATALOGUE = {
     },
     "segmenter_pico": {
         "task": "segmentation",
+        "norms": True,
         "reads": "deepest",
         "width": 96,
         "layers": 2,

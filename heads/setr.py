@@ -24,36 +24,42 @@ from heads.segmentation import AuxiliaryLoss, SegmentationHead
 CATALOGUE = {
     "setr_naive": {
         "task": "segmentation",
+        "norms": True,
         "reads": "deepest",
         "channels": 256,
         "doc": "SETR naive: two 1x1 convolutions on the deepest map",
     },
     "setr_naive_pico": {
         "task": "segmentation",
+        "norms": True,
         "reads": "deepest",
         "channels": 64,
         "doc": "SETR naive, 64 channels, for CPU training",
     },
     "setr_pup": {
         "task": "segmentation",
+        "norms": True,
         "reads": "deepest",
         "channels": 256,
         "doc": "SETR-PUP: four rounds of 3x3 convolution and x2 upsampling on the deepest map",
     },
     "setr_pup_pico": {
         "task": "segmentation",
+        "norms": True,
         "reads": "deepest",
         "channels": 32,
         "doc": "SETR-PUP, 32 channels, for CPU training",
     },
     "setr_mla": {
         "task": "segmentation",
+        "norms": True,
         "channels": 256,
         "branch": 128,
         "doc": "SETR-MLA: four depths aggregated top-down, a branch of convolutions for each",
     },
     "setr_mla_pico": {
         "task": "segmentation",
+        "norms": True,
         "channels": 64,
         "branch": 32,
         "doc": "SETR-MLA, 64 channels and branches of 32, for CPU training",

@@ -14,8 +14,8 @@ from heads.pyramid import Pyramid
 from heads.segmentation import AuxiliaryLoss, auxiliary_classifier, use_group_norm
 
 CATALOGUE = {
-    "upernet": {"task": "segmentation", "channels": 512, "dropout": 0.1, "auxiliary": 256},
-    "upernet_pico": {"task": "segmentation", "channels": 32, "dropout": 0.0, "auxiliary": 16},
+    "upernet": {"task": "segmentation", "norms": True, "channels": 512, "dropout": 0.1, "auxiliary": 256},
+    "upernet_pico": {"task": "segmentation", "norms": True, "channels": 32, "dropout": 0.0, "auxiliary": 16},
 }
 
 STRIDES = (4, 8, 16, 32)

@@ -9,6 +9,7 @@ from torchvision.ops import StochasticDepth
 
 import bench
 from backbones.contract import Level, Unsupported
+from backbones.parameters import layers
 from backbones.stochastic import set_drop_path
 from bench import catalogue, run
 from bench.plan import matrix
@@ -178,6 +179,58 @@ def test_an_earlier_revision_is_trained_anew_and_told_apart_in_tables(tmp_path, 
     reading = gather(store.folder, records, store.environments())
     names = {str(row.fields.get("head")) for table in reading.tables for row in table.rows}
     assert "fcos_pico@2" in names
+    (old,) = [row for table in reading.tables for row in table.rows if row.fields.get("head") == "fcos_pico@2"]
+    assert "gmacs" in old.values, "a training of an earlier revision stands beside what it costs"
+
+
+@pytest.mark.parametrize(
+    ("backbone", "head", "normed"),
+    [
+        ("swin_pico", "fcos_pico", True),
+        ("swinv2_tiny", "dpt_pico", True),
+        ("timm:convnext_atto", "semantic_fpn_pico", True),
+        ("torchvision:convnext_tiny", "segformer_pico", True),
+        ("torchvision:swin_t", "retinanet_pico", True),
+        ("swin_pico", "linear", False),  # it has a norm of its own on every level
+        ("swin_pico", "upernet_pico", False),
+        ("vit_pico", "fcos_pico", False),  # the transformer's last norm is on every depth
+        ("torchvision:resnet18", "fcos_pico", False),
+    ],
+)
+def test_raw_stages_are_normed_for_heads_that_do_not(backbone, head, normed):
+    assert catalogue.normed({"backbone": backbone, "head": head}) is normed
+    body = bench.build(backbone, head, size=(64, 64), classes=2).backbone
+    assert (body.norms is not None) is normed
+    with torch.no_grad():
+        maps = body.eval()(torch.rand(1, 3, 64, 64))
+    if normed:
+        assert len(maps) == len(body.levels) == len(body.norms)
+        for x in maps:
+            torch.testing.assert_close(x.mean(dim=1), torch.zeros_like(x[:, 0]), atol=1e-4, rtol=0)
+            torch.testing.assert_close(x.var(dim=1, unbiased=False), torch.ones_like(x[:, 0]), atol=0.05, rtol=0)
+
+
+def test_norms_of_levels_learn_as_the_last_layer_and_do_not_decay():
+    body = bench.build("swin_pico", "fcos_pico", size=(64, 64), classes=2).backbone
+    placed, last = layers(body)
+    assert {placed[name] for name, _ in body.named_parameters() if name.startswith("norms.")} == {last}
+
+
+def test_what_was_measured_without_norms_on_the_levels_goes_by_another_name(tmp_path, monkeypatch):
+    axes = {"backbone": ["swin_pico"], "patch": ["4"], "resolution": ["32"], "head": ["fcos_pico"], "seed": ["0"]}
+    asked = matrix.load("default").override({**axes, "measure": ["accuracy", "complexity"]})
+    Launcher(monkeypatch)
+    store = Store(tmp_path / "m")
+    monkeypatch.setattr(catalogue, "normed", lambda fields: False)
+    go(asked, store, tmp_path)
+    monkeypatch.undo()
+    Launcher(monkeypatch)
+    todo = [planned.job.measure.name for planned in run.plan(asked, HERE, store, Roots()).todo]
+    assert sorted(todo) == ["accuracy", "complexity"], "costs have changed, too"
+    reading = gather(store.folder, store.records(), store.environments())
+    (row,) = [row for table in reading.tables for row in table.rows]
+    assert row.fields["backbone"] == "swin_pico@raw"
+    assert "gmacs" in row.values, "both halves of the row have one name"
 
 
 def test_boxes_of_fcos_start_at_one_stride_whatever_the_square():

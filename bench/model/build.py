@@ -118,6 +118,8 @@ def _build(
             _start(body, entry, weights, trained, resample, window)
     with _of("head"):
         body.expose(reads(body.levels, head.facts.get("reads", "all")))
+        if catalogue.normed({"backbone": entry.name, "head": head.name}):
+            body.norm_levels()
         top: Head = head.load().build(head.name, levels=body.levels, classes=classes)
         return Model(body, top, (height, width))
 

@@ -51,6 +51,7 @@ DERIVED = Measure(
 
 _LIMITS = ("peak_tflops", "copy_gbps", "launch_us")
 _LIMITING = ("gmacs", "latency_ms", "traffic_mib", "operations", *_LIMITS)
+_RAW = "raw"
 _OLD = "of an older version of their measure"
 _GONE = "of a measure that is no longer there"
 _HEADLESS = "of a head that is no longer there, or of none"
@@ -325,15 +326,52 @@ def _unusable(record: Record) -> str:
 
 
 def _of_its_time(record: Record) -> Record:
-    """A training of an earlier revision of its backbone or head goes by that: ``fcos_pico@1``."""
-    if "seed" not in record.fields:
-        return record
-    earlier = {
-        name: f"{record.fields[name]}@{then}"
-        for name, now in catalogue.training_revisions(record.fields).items()
-        if (then := record.inputs.get(f"{name} revision", "1")) != str(now)
-    }
+    """What was measured of an earlier backbone or head goes by that.
+
+    ``fcos_pico@1``: a training of its first revision. ``swin_pico@raw``: a backbone whose levels had no norms yet under
+    a head that now gets them normed, whatever was measured of it.
+    """
+    earlier = {}
+    if {"backbone", "head"} <= set(record.fields) and not _levels_as_now(record.fields, record.inputs):
+        earlier["backbone"] = f"{record.fields['backbone']}@{_RAW}"
+    if "seed" in record.fields:
+        earlier |= {
+            name: f"{record.fields[name]}@{then}"
+            for name, now in catalogue.training_revisions(record.fields).items()
+            if (then := record.inputs.get(f"{name} revision", "1")) != str(now)
+        }
     return replace(record, fields={**record.fields, **earlier}) if earlier else record
+
+
+def _levels_as_now(fields: Mapping[str, Any], inputs: Mapping[str, str]) -> bool:
+    return "levels" in inputs or not catalogue.normed(fields)
+
+
+def _with_costs(parts: Sequence[Part]) -> list[Part]:
+    """These parts, and beside a training of an earlier revision what its network costs, which is no other.
+
+    A revision of a training changes no cost; levels that had no norms yet do.
+    """
+    found: dict[tuple[Part, tuple[str, ...]], Part] = {(part, ()): part for part in parts}
+    for training in parts:
+        names = {name: str(training.fields.get(name, "")) for name in ("backbone", "head")}
+        if not any("@" in name for name in names.values()):
+            continue
+        bare = {name: text.partition("@")[0] for name, text in names.items()}
+        costed = dict(bare)
+        if not _levels_as_now(bare, training.records[0].inputs):
+            costed["backbone"] += f"@{_RAW}"
+        if costed == names:
+            continue
+        wanted = {**training.fields, **costed}
+        for part in parts:
+            if (
+                "seed" not in part.records[0].fields
+                and costed.items() <= part.fields.items()
+                and all(wanted.get(name, value) == value for name, value in part.fields.items())
+            ):
+                found[part, tuple(names.values())] = replace(part, fields={**part.fields, **names})
+    return list(found.values())
 
 
 def _task(fields: Mapping[str, Any]) -> str | None:
@@ -348,7 +386,8 @@ def _files(record: Record) -> Iterator[tuple[tuple[Any, ...], str]]:
     latency does not, and other images have broken masks than have broken boxes. Nothing said is a state like any other.
     """
     for name, text in record.inputs.items():
-        if name != "dataset":
+        # What revision a record is of is part of its names by now.
+        if name not in ("dataset", "levels") and not name.endswith(" revision"):
             yield (name, record.fields.get(name), _task(record.fields)), text
     if "dataset" in record.fields:
         entry = catalogue.entries("heads").get(str(record.fields.get("head", "")).partition("@")[0])
@@ -379,7 +418,7 @@ def _tables(
 ) -> list[Table]:
     groups: dict[tuple[str, str], list[Row]] = defaultdict(list)
     of_models, of_machine = _divided(_parts(records, folder))
-    for parts in _join(of_models):
+    for parts in _join(_with_costs(of_models)):
         fields = {name: value for part in parts for name, value in part.fields.items()}
         parts += [part for part in of_machine if part.fields.items() <= fields.items()]
         task = _task(fields)
