@@ -215,6 +215,8 @@ def normed(fields: Mapping[str, Any]) -> bool:
     They do where they are raw (``levels``, or a namespace's ``raw_levels``) and the head has no norm of its own on what
     it takes (``norms``); see `backbones.contract.Backbone.norm_levels`.
     """
+    if not {"backbones", "heads"} <= set(_FOLDERS):
+        return False
     head = entries("heads").get(str(fields.get("head", "")))
     if head is None or head.facts.get("norms"):
         return False

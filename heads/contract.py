@@ -5,7 +5,7 @@ This page is the whole contract; a head is one file beside it with
 * ``CATALOGUE``, a *literal* dict of head name -> ``{"task": "segmentation" | "detection"}`` (and its numbers), read
   without importing the file. ``"norms": True`` (optional): the head normalises the levels itself, and raw ones come as
   they are (see `backbones.contract.Backbone.norm_levels`). ``"reads": "deepest"``: of levels of one stride the head
-  reads the last alone, so a backbone need not compute the others; ``"masks": True``: its predictions have instance masks;
+  reads the last alone, so a backbone need not compute the others; ``"masks": True``: it predicts instance masks;
 * ``build(name, *, levels, classes) -> Head``.
 
 A head never learns more about a backbone than its levels.
