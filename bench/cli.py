@@ -297,7 +297,7 @@ def _after(folder: Path, summary: Any, *, measured: bool, strict: bool, wide: bo
 def _pictures(folder: Path, *, measured: bool) -> list[Path]:
     """The main picture of each task, drawn where something new was measured; what cannot be drawn is said, no more."""
     if not measured:
-        return sorted(path for path in folder.glob("*.png") if path.stem in {"segmentation", "detection"})
+        return sorted(path for path in folder.glob("*.png") if path.stem in {"segmentation", "detection", "reach"})
     from bench.report.figure import figures
 
     try:

@@ -20,6 +20,7 @@ class Without(Dataset):
         self.classes = dataset.classes
         self.background = dataset.background
         self.flips = dataset.flips
+        self.pair = dataset.pair
         self._dataset = dataset
         out = frozenset(pictures)
         self._rows = [index for index in range(len(dataset)) if str(dataset.files(index)[0]) not in out]

@@ -79,6 +79,8 @@ class Dataset(ABC):
     classes: tuple[str, ...]
     background: int | None = None
     """Index of the class that means "nothing here", left out of the foreground mIoU; None if there is none."""
+    pair: tuple[int, int] | None = None
+    """Two classes that look the same, which only something far away tells apart; None if there are none."""
     flips: tuple[Literal["horizontal", "vertical"], ...] = ("horizontal",)
     """Mirrorings that leave a picture one of its kind: a street upside down is none, cells have no up and no down."""
 

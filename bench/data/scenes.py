@@ -11,6 +11,9 @@ index) alone and rendered at any size with the same labels. What each class asks
   of the mark, so only a receptive field of that reach can do better than chance. A flip or a quarter turn keeps all
   this true; a crop may lose the mark, and inverting the colours turns it into the other one.
 
+``scenes:distance=0.3`` is a series of its own with few objects and a larger mark, where every scene has twins and each
+of them lies 0.3 to 0.4 of a side from the mark (outline to outline, as above): how far a backbone sees, as an axis.
+
 Colours are drawn alike for every class, at a minimum contrast to the ground. Boxes are the outlines' own bounds,
 hidden parts included, so they scale exactly; whether an object shows enough to count is judged at one size for all.
 Instance masks are what is seen of each object: a later object takes its pixels away from those below, so a mask may
@@ -22,11 +25,12 @@ import fcntl
 import hashlib
 import math
 import os
+import re
 import warnings
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +39,7 @@ from numpy.typing import NDArray
 
 from bench.data import _raster as art
 from bench.data.contract import Dataset, Sample, Split, Task, Truth
-from bench.errors import unknown
+from bench.errors import UserError, unknown
 
 CATALOGUE = {
     "scenes": {
@@ -44,6 +48,7 @@ CATALOGUE = {
         "masks": True,
         "root": False,
         "redistributable": True,
+        "variants": "distance=D, with D from 0 to 0.5: twins lie so many image sides from their mark",
         "doc": "Procedural scenes with thin lines, textures and a distant cue: 2000 for training, 200 for validation.",
     }
 }
@@ -95,9 +100,30 @@ class _World:
     """The rendering (H, W) in which visibility is judged for all sizes."""
     visible: float = 0.35
     """Least part of its pixels that an object shows; with less it is left out of the scene."""
+    # What a variant alone has goes into the name of its files, and not into the digest of all.
+    distance: float | None = field(default=None, repr=False)
+    """Of every twin from the mark, up to `_BAND` more; None: `reach` or more."""
 
 
+_BAND = 0.1
+_TWINS = 2
+"""In every scene of a variant; one where the second finds no place."""
 WORLD = _World()
+
+
+def variant(text: str) -> _World:
+    """What the scenes of ``scenes:TEXT`` are drawn from; of "" the scenes of every other matrix.
+
+    Raises:
+        UserError: there is no such variant; says which there are.
+    """
+    if not text:
+        return WORLD
+    match = re.fullmatch(r"distance=(\d*\.?\d+)", text)
+    if match is None or float(match[1]) > WORLD.reach:
+        raise UserError(f"scenes have no variant '{text}'; there is {CATALOGUE['scenes']['variants']}")
+    # A large mark, large crosses and few other objects: what is asked is how far a model sees, not how small.
+    return replace(WORLD, distance=float(match[1]), things=(1, 2), twin=(0.2, 0.3), cue=0.18)
 
 
 @dataclass(frozen=True)
@@ -117,28 +143,32 @@ class Description:
     cue: Cue | None
 
 
-def describe(split: Split, index: int) -> Description:
+def describe(split: Split, index: int, world: _World | None = None) -> Description:
     """The scene of that index: the same in every process, at every size and in whatever order it is asked for."""
-    rng = np.random.Generator(np.random.PCG64([WORLD.seed, ["train", "val"].index(split), index]))
+    world = world or WORLD
+    rng = np.random.Generator(np.random.PCG64([world.seed, ["train", "val"].index(split), index]))
     dice = _Dice(rng)
     ground = _ground(rng, dice)
-    low, high = WORLD.things
+    low, high = world.things
     # One ticket a class: twins have two, and which of the two classes they are is the scene's choice.
     tickets = [1 + dice.below(8) for _ in range(low + dice.below(high - low + 1))]
+    if world.distance is not None:
+        # Others than twins, and the twins first, while there is room at their distance.
+        tickets = [_TWIN_LIGHT] * _TWINS + [1 + (ticket - 1) % 6 for ticket in tickets]
     light = dice.below(2) == 0
-    cue = _cue(dice, light) if any(ticket >= _TWIN_LIGHT for ticket in tickets) else None
+    cue = _cue(dice, light, world) if any(ticket >= _TWIN_LIGHT for ticket in tickets) else None
     twin = _TWIN_LIGHT if light else _TWIN_DARK
     things: list[art.Thing] = []
     boxes: list[art.Box] = []
     for ticket in tickets:
-        thing = _thing(dice, twin if ticket >= _TWIN_LIGHT else ticket, ground, boxes, cue)
+        thing = _thing(dice, twin if ticket >= _TWIN_LIGHT else ticket, ground, boxes, cue, world)
         if thing is not None:
             things.append(thing)
             boxes.append(thing.extent)
     things = _without_hidden(things)
     if not any(thing.label >= _TWIN_LIGHT for thing in things):
         cue = None
-    return Description(art.Scene(ground, _marks(cue) if cue else (), tuple(things)), cue)
+    return Description(art.Scene(ground, _marks(cue, world) if cue else (), tuple(things)), cue)
 
 
 def _without_hidden(things: list[art.Thing]) -> list[art.Thing]:
@@ -194,33 +224,37 @@ def _ground(rng: np.random.Generator, dice: _Dice) -> art.Ground:
     return art.Ground(waves, dice.uniform(0.01, 0.04), offset)
 
 
-def _cue(dice: _Dice, light: bool) -> Cue:
+def _cue(dice: _Dice, light: bool, world: _World) -> Cue:
     """Near one of the four borders, anywhere along it."""
-    along = dice.uniform(0.08, 0.92)
-    across = 0.08 if dice.below(2) else 0.92
+    near = world.cue / 2 + 0.02
+    along = dice.uniform(near, 1 - near)
+    across = near if dice.below(2) else 1 - near
     return Cue(along, across, light) if dice.below(2) else Cue(across, along, light)
 
 
-def _marks(cue: Cue) -> tuple[art.Thing, art.Thing]:
+def _marks(cue: Cue, world: _World) -> tuple[art.Thing, art.Thing]:
     """A square in a frame of the same area, so that the picture's mean says nothing of which is the light one."""
     light, dark = (0.95, 0.95, 0.95), (0.05, 0.05, 0.05)
     inner, outer = (light, dark) if cue.light else (dark, light)
-    half = WORLD.cue / 2
+    half = world.cue / 2
     frame, square = art.Square(cue.x, cue.y, half), art.Square(cue.x, cue.y, half / math.sqrt(2))
     return art.Thing(0, frame, frame.extent, outer), art.Thing(0, square, square.extent, inner)
 
 
-def _thing(dice: _Dice, label: int, ground: art.Ground, boxes: list[art.Box], cue: Cue | None) -> art.Thing | None:
+def _thing(
+    dice: _Dice, label: int, ground: art.Ground, boxes: list[art.Box], cue: Cue | None, world: _World
+) -> art.Thing | None:
     """One object in a place that is free enough, or None if a few throws found none."""
-    shape = _shape(dice, label)
+    shape = _shape(dice, label, world)
     x0, y0, x1, y1 = shape(0.0, 0.0).extent
-    for _ in range(12):
+    near_mark = cue is not None and label >= _TWIN_LIGHT and world.distance is not None
+    for _ in range(200 if near_mark else 12):
         x = dice.uniform(WORLD.margin - x0, 1 - WORLD.margin - x1)
         y = dice.uniform(WORLD.margin - y0, 1 - WORLD.margin - y1)
         box = (x + x0, y + y0, x + x1, y + y1)
         if any(_covered(box, other) > WORLD.overlap for other in boxes):
             continue
-        if cue is not None and _crowds(box, label >= _TWIN_LIGHT, cue):
+        if cue is not None and _crowds(box, label >= _TWIN_LIGHT, cue, world):
             continue
         near = _ground_at(ground, x, y)
         colour = _colour(dice, near)
@@ -237,7 +271,7 @@ def _thing(dice: _Dice, label: int, ground: art.Ground, boxes: list[art.Box], cu
     return None
 
 
-def _shape(dice: _Dice, label: int) -> Callable[[float, float], art.Shape]:
+def _shape(dice: _Dice, label: int, world: _World) -> Callable[[float, float], art.Shape]:
     """An outline of that class, still to be given a centre (x, y)."""
     angle = dice.uniform(0, 2 * math.pi)
     if label == _STROKE:
@@ -250,7 +284,7 @@ def _shape(dice: _Dice, label: int) -> Callable[[float, float], art.Shape]:
         radius = (dice.log_uniform(WORLD.ring) - width) / 2
         return lambda x, y: art.Ring(x, y, radius, width)
     if label >= _TWIN_LIGHT:
-        arm = dice.log_uniform(WORLD.twin) / 2
+        arm = dice.log_uniform(world.twin) / 2
         return lambda x, y: art.Cross(x, y, arm, 0.36 * arm, angle)
     radius = dice.log_uniform(WORLD.woven if label in (_STRIPES, _CHECKS) else WORLD.filled) / 2
     if label == _DISK or (label != _POLYGON and dice.below(2)):
@@ -270,16 +304,17 @@ def _covered(one: art.Box, other: art.Box) -> float:
     return width * height / min((one[2] - one[0]) * (one[3] - one[1]), (other[2] - other[0]) * (other[3] - other[1]))
 
 
-def _crowds(box: art.Box, twin: bool, cue: Cue) -> bool:
-    """Whether a box touches the mark, or, for a twin, is within ``reach`` of it."""
-    half = WORLD.cue / 2 + WORLD.margin
+def _crowds(box: art.Box, twin: bool, cue: Cue, world: _World) -> bool:
+    """Whether a box touches the mark, or, for a twin, is within ``reach`` of it or not at its ``distance``."""
+    half = world.cue / 2 + world.margin
     if _covered(box, (cue.x - half, cue.y - half, cue.x + half, cue.y + half)) > 0:
         return True
     if not twin:
         return False
     # The circle round a box holds the cross in it, and the circle round the mark its corners.
     x, y, radius = (box[0] + box[2]) / 2, (box[1] + box[3]) / 2, math.hypot(box[2] - box[0], box[3] - box[1]) / 2
-    return math.hypot(x - cue.x, y - cue.y) - radius - WORLD.cue / math.sqrt(2) < WORLD.reach
+    gap = math.hypot(x - cue.x, y - cue.y) - radius - world.cue / math.sqrt(2)
+    return gap < world.reach if world.distance is None else not world.distance <= gap <= world.distance + _BAND
 
 
 def _ground_at(ground: art.Ground, x: float, y: float) -> art.Colour:
@@ -315,9 +350,9 @@ def _checksum(row: NDArray[np.void]) -> int:
     return zlib.crc32(row.tobytes()[: -row.dtype["check"].itemsize])
 
 
-def _render(split: Split, index: int, size: tuple[int, int]) -> NDArray[np.void]:
+def _render(split: Split, index: int, size: tuple[int, int], world: _World | None = None) -> NDArray[np.void]:
     """One row (1,) of `_layout`."""
-    scene = describe(split, index).scene
+    scene = describe(split, index, world).scene
     row = np.zeros(1, _layout(size))
     image, owner = art.paint(scene, size)
     row["image"][0] = image
@@ -345,10 +380,15 @@ class Rendering:
     """Bytes on disk beyond which nothing is stored, and scenes are rendered when they are asked for, which takes 15 ms
     and more: the training split fits up to 732 x 732 px."""
 
-    def __init__(self, cache: Path, split: Split, count: int, size: tuple[int, int]) -> None:
+    def __init__(
+        self, cache: Path, split: Split, count: int, size: tuple[int, int], world: _World | None = None
+    ) -> None:
+        world = world or WORLD
         layout = _layout(size)
-        source = hashlib.sha256(repr((VERSION, WORLD, CLASSES, layout)).encode()).hexdigest()[:12]
-        self.path = cache / f"scenes-v{VERSION}-{source}-{split}-{size[0]}x{size[1]}.bin"
+        source = hashlib.sha256(repr((VERSION, world, CLASSES, layout)).encode()).hexdigest()[:12]
+        far = "" if world.distance is None else f"-distance{world.distance:g}"
+        self.path = cache / f"scenes-v{VERSION}-{source}{far}-{split}-{size[0]}x{size[1]}.bin"
+        self._world = world
         self._split: Split = split
         self._count = count
         self._size = size
@@ -365,7 +405,7 @@ class Rendering:
             if int(row["check"][0]) == _checksum(row):
                 return row
             self._repair()
-        return _render(self._split, index, self._size)
+        return _render(self._split, index, self._size, self._world)
 
     def _open(self) -> None:
         try:
@@ -419,7 +459,8 @@ class Rendering:
         temporary = self.path.with_suffix(".tmp")  # one name is enough under the lock, and a torn one is overwritten
         try:
             with temporary.open("wb") as file:
-                file.writelines(_render(self._split, index, self._size).tobytes() for index in range(self._count))
+                rows = (_render(self._split, index, self._size, self._world) for index in range(self._count))
+                file.writelines(row.tobytes() for row in rows)
                 file.flush()
                 os.fsync(file.fileno())
             temporary.replace(self.path)
@@ -431,12 +472,16 @@ class Rendering:
 class Scenes(Dataset):
     """One split; both tasks show the same images. ``masks``: objects come with their visible pixels."""
 
-    def __init__(self, task: Task, split: Split, cache: Path, *, masks: bool = False) -> None:
+    def __init__(
+        self, task: Task, split: Split, cache: Path, *, masks: bool = False, world: _World | None = None
+    ) -> None:
         self.name = "scenes"
         self.task = task
         self.classes = CLASSES if task == "segmentation" else CLASSES[1:]
         self.background = 0 if task == "segmentation" else None
         self.flips = ("horizontal", "vertical")
+        self.pair = (_TWIN_LIGHT, _TWIN_DARK) if task == "segmentation" else None
+        self._world = world or WORLD
         self.split: Split = split
         self._masks = masks
         self._cache = cache
@@ -460,17 +505,17 @@ class Scenes(Dataset):
         height, width = size
         size = (int(height), int(width))
         if size not in self._renderings:
-            self._renderings[size] = Rendering(self._cache, self.split, self._count, size)
+            self._renderings[size] = Rendering(self._cache, self.split, self._count, size, self._world)
         row = self._renderings[size].row(index)
         things = int(row["things"][0])
-        owner = art.owners(describe(self.split, index).scene.things, size)[0] if self._masks else None
+        owner = art.owners(describe(self.split, index, self._world).scene.things, size)[0] if self._masks else None
         truth = self._truth(size, row["mask"][0], row["boxes"][0, :things], row["classes"][0, :things], owner)
         return Sample(row["image"][0], truth)
 
     def truth(self, index: int) -> Truth:
         """Labels at 256x256, drawn without the picture: cheap enough not to be stored."""
         self._within(index)
-        scene = describe(self.split, index).scene
+        scene = describe(self.split, index, self._world).scene
         owner, _ = art.owners(scene.things, TRUTH_SIZE)
         classes = _classes(scene)
         extents = np.array([thing.extent for thing in scene.things], np.float64).reshape(-1, 4)
@@ -497,17 +542,27 @@ class Scenes(Dataset):
             raise IndexError(f"scene {index} of {self._count} in the {self.split} split")
 
 
-def load(name: str, *, task: Task, root: Path | None, cache: Path, split: Split, masks: bool = False) -> Scenes:
+def load(
+    name: str,
+    *,
+    task: Task,
+    root: Path | None,
+    cache: Path,
+    split: Split,
+    masks: bool = False,
+    instance: str = "",
+) -> Scenes:
     """One split of ``scenes``; ``root`` is not needed, ``cache`` is the folder for rendered splits.
 
     Raises:
-        UserError: no such data set, task or split here.
+        UserError: no such data set, variant, task or split here.
     """
     del root
+    world = variant(instance)
     if name not in CATALOGUE:
         raise unknown("data set", name, CATALOGUE)
     if task not in ("segmentation", "detection"):
         raise unknown("task of scenes", task, ["segmentation", "detection"])
     if split not in dict(WORLD.counts):
         raise unknown("split of scenes", split, dict(WORLD.counts))
-    return Scenes(task, split, cache, masks=masks)
+    return Scenes(task, split, cache, masks=masks, world=world)

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from backbones.contract import Unsupported
 from bench import catalogue
 from bench.data.contract import Dataset, Split, Truth
 from bench.errors import UserError
@@ -35,6 +36,7 @@ from bench.store import images as store
 from bench.store import states
 from bench.store.features import FeatureStore, bound
 from bench.training.box_metrics import BoxMetrics
+from bench.training.checks import Checks, PairAccuracy
 from bench.training.distill import TeacherModel, check
 from bench.training.features import FeatureSource, cacheable
 from bench.training.label_metrics import LabelMetrics
@@ -115,6 +117,26 @@ CATALOGUE = {
                 "better": "higher",
                 "task": "segmentation",
                 "table": False,
+            },
+            {
+                "name": "pair_accuracy",
+                "unit": "%",
+                "title": "pair accuracy",
+                "better": "higher",
+                "task": "segmentation",
+                "table": False,
+                "note": "Pair accuracy: of two classes of scenes that look the same, how often the right one is found "
+                "where either is; 50 % is a guess.",
+            },
+            {
+                "name": "solved_step",
+                "unit": "steps",
+                "title": "solved after",
+                "better": "lower",
+                "digits": 0,
+                "task": "segmentation",
+                "note": "Solved after: the steps of training at which the pair of classes that look the same was first "
+                "told apart as often as the recipe asks (`until`).",
             },
             {"name": "class_iou", "unit": "%", "title": "IoU", "better": "higher", "table": False},
             {"name": "ap", "unit": "%", "title": "AP", "better": "higher", "task": "detection", "headline": True},
@@ -228,6 +250,7 @@ def measure(cell: Cell, context: Context) -> Outcome:
         for index in range(min(len(val), plan.val_images or len(val))):
             frame(val, plan, cell.size, index)
     teacher = _teacher(context, data)
+    checks = _checks(case, val, workers=workers_for(device, context.threads))
     net = build.of_case(case).to(device)
     source = _features(case, net, data, "train", dtype=modes.DTYPES[cell.dtype])
     trained = train(
@@ -243,6 +266,7 @@ def measure(cell: Cell, context: Context) -> Outcome:
         source=source,
         checkpoint=_checkpoint(context, data),
         teacher=None if teacher is None else TeacherModel(kept.of(teacher), device),
+        checks=checks,
     )
     if source is not None:
         source.close()
@@ -257,12 +281,18 @@ def measure(cell: Cell, context: Context) -> Outcome:
         values[TEACHER] = teacher.digest
     if why := unsuited(plan, cell.weights):
         values[UNSUITED] = why
-    return Outcome(values, {"loss": trained.losses})
+    samples = {"loss": trained.losses}
+    if checks is not None:
+        values["solved_step"] = checks.solved
+        looks = [(step, found) for step, found in checks.seen if found is not None]
+        samples |= {"checked_step": [float(step) for step, _ in looks], "checked_pair_pct": [one for _, one in looks]}
+    return Outcome(values, samples)
 
 
 def evaluate(net: Model, val: Dataset, plan: Recipe, cell: Cell, context: Context) -> dict[str, Value]:
     """The metrics of a model on a validation split, in percent, and where what is kept of every image lies."""
     labels, boxes = LabelMetrics(val.classes, val.background), BoxMetrics(val.classes)
+    pair = None if val.pair is None else PairAccuracy(val.pair)
     count = min(len(val), plan.val_images or len(val))
     drawn: list[tuple[np.ndarray, Truth, np.ndarray | Boxes]] = []
     done = 0
@@ -274,6 +304,8 @@ def evaluate(net: Model, val: Dataset, plan: Recipe, cell: Cell, context: Contex
             found = prediction[row].cpu() if isinstance(prediction, torch.Tensor) else prediction[row]
             if isinstance(found, torch.Tensor):
                 labels.add(truth, found.numpy())
+                if pair is not None and truth.mask is not None:
+                    pair.add(truth.mask, found.numpy())
             else:
                 boxes.add(truth, found)
             # Spread over the split: neighbouring frames of a video would all look alike.
@@ -287,7 +319,25 @@ def evaluate(net: Model, val: Dataset, plan: Recipe, cell: Cell, context: Contex
         photographs = bool(context.case.data.facts["redistributable"])
         draw(drawn, val, context.pictures / _picture_name(cell), photographs=photographs)
     found = boxes.result() if val.task == "detection" else labels.result()
-    return figures(found) | _kept(found, context)
+    told: dict[str, Value] = {} if pair is None else {"pair_accuracy": pair.result()}
+    return figures(found) | told | _kept(found, context)
+
+
+def _checks(case: Case, val: Dataset, *, workers: int) -> Checks | None:
+    """The looks that a recipe asks for.
+
+    Raises:
+        Unsupported: the data set has no pair of classes to look at.
+    """
+    if case.recipe.check_every is None:
+        return None
+    if val.pair is None:
+        raise Unsupported(
+            f"recipe {case.cell.recipe} looks at how often two classes that look the same are told apart, and "
+            f"{case.cell.dataset} has no such classes as a segmentation; there are some in scenes:distance=0.2",
+            axes=("dataset", "recipe"),
+        )
+    return Checks(val, case.recipe, size=case.cell.size, workers=workers)
 
 
 def _features(

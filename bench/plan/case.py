@@ -86,6 +86,7 @@ class Case:
             split=name,
             masks=masks,
             without=self.without if name == "train" else (),
+            instance=self.cell.dataset.partition(":")[2],
         )
 
 

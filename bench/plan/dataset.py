@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from hashlib import sha256
 from os import fsencode
 from pathlib import Path
+from typing import Any
 
 from bench import catalogue
 from bench.catalogue import Entry
@@ -66,11 +67,12 @@ class Roots:
         ``voc`` found in a folder ``bccd`` becomes ``voc:bccd``; an embedded data set has no folder.
 
         Raises:
-            UserError: no such data set. DataError: it needs a folder and none was named.
+            UserError: no such data set, or no such variant of it. DataError: it needs a folder and none was named.
         """
         entry = catalogue.dataset(dataset)
         layout, _, instance = dataset.partition(":")
         if not entry.facts["root"]:
+            _variant(entry, instance)
             return dataset, None
         wanted = instance or layout
         for name in (dataset, wanted):
@@ -89,6 +91,14 @@ class Roots:
             f"data set {dataset} lies on disk and its folder is not known{looked}: name it with "
             f"--data-root FOLDER or --data-root {wanted}=FOLDER"
         )
+
+
+def _variant(entry: Entry, instance: str) -> None:
+    """Refuse what is no variant of an embedded data set; "" is the data set itself."""
+    if instance and "variants" not in entry.facts:
+        raise UserError(f"data set {entry.name} is made by densebench and has no variants such as '{instance}'")
+    if instance:
+        entry.load().variant(instance)
 
 
 def _named(layout: str, instance: str, root: Path) -> tuple[str, Path]:
@@ -186,6 +196,7 @@ def load(
     split: Split,
     masks: bool = False,
     without: Collection[str] = (),
+    instance: str = "",
 ) -> Dataset:
     """Open one split of a data set.
 
@@ -197,13 +208,16 @@ def load(
         split: which one.
         masks: with instance masks.
         without: paths of pictures that are left out.
+        instance: what the name of the data set has behind its colon; of one with variants it says which.
 
     Raises:
         DataError: see `bench.data.contract`, or masks are asked of a data set that has none.
     """
     if masks and (refused := no_masks(entry)):
         raise DataError(refused)
-    options = {"masks": True} if masks else {}
+    options: dict[str, Any] = {"masks": True} if masks else {}
+    if instance and "variants" in entry.facts:
+        options["instance"] = instance
     opened = entry.load().load(entry.name, task=task, root=root, cache=cache, split=split, **options)
     return Without(opened, without) if without else opened
 

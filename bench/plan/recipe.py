@@ -160,6 +160,18 @@ class Recipe(BaseModel):
         description="only this share of the training images, drawn by the seed; a smaller one lies within a larger",
     )
     val_images: int | None = Field(default=None, ge=1, description="only the first so many validation images")
+    check_every: int | None = Field(
+        default=None,
+        ge=1,
+        description="segmentation of data with a pair of classes that only something far away tells apart (scenes): "
+        "look at the validation split after every so many steps",
+    )
+    until: float | None = Field(
+        default=None,
+        gt=50,
+        le=100,
+        description="end the training at the first look at which the pair is told apart this often, in percent",
+    )
     pictures: int = Field(default=0, ge=0, description="validation images drawn with prediction beside truth")
 
     @model_validator(mode="after")
@@ -180,6 +192,8 @@ class Recipe(BaseModel):
             )
         if self.teacher is not None and self.freeze:
             raise ValueError("a teacher is for a student that learns: take teacher or freeze out")
+        if self.until is not None and self.check_every is None:
+            raise ValueError("until needs looks: say after how many steps (check_every = 25)")
         if self.scale is not None and not 0 < self.scale[0] <= self.scale[1]:
             raise ValueError(f"scale is a range of zooms above 0, the smaller first; {list(self.scale)} came")
         return self
@@ -206,6 +220,7 @@ class Recipe(BaseModel):
         steps = f"{self.steps} step{'s' if self.steps > 1 else ''} of {self.batch * self.grad_accumulation} images"
         if self.train_share is not None:
             steps += f", {100 * self.train_share:g} % of the training images"
+        steps += f" at most, until {self.until:g} % of the pair are told apart" if self.until is not None else ""
         steps += ", backbone frozen" if self.freeze else ""
         steps += f", taught by {self.teacher.in_words()}" if self.teacher is not None else ""
         return f"{steps}, {met}" + (", pipeline 1" if self.pipeline == 1 else "")

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from bench.errors import UserError
 from bench.plan import recipe
+from bench.report import reach
 from bench.report.compare import Point, Section, compare
 from bench.report.rows import folders, read
 from bench.report.tables import label
@@ -22,17 +23,21 @@ _MARKERS = "os^DvPX<>"
 def figures(results: Path) -> list[Path]:
     """Draw ``<task>.png`` beside the tables of every machine that has both cost and accuracy; the files drawn.
 
+    And ``reach.png`` where there is something for it, see `bench.report.reach`.
+
     Raises:
         UserError: as for `figure`.
     """
-    return [
-        figure(folder, task, folder / f"{task}.png")
-        for folder in folders(results)
-        for task in sorted({table.task for table in read(folder).tables})
-        if any(
-            _trained(_context(point)[0], task) for one in compare(folder, task=task).sections for point in one.points
-        )
-    ]
+    drawn: list[Path] = []
+    for folder in folders(results):
+        tables = read(folder).tables
+        for task in sorted({table.task for table in tables}):
+            sections = compare(folder, task=task).sections
+            if any(_trained(_context(point)[0], task) for one in sections for point in one.points):
+                drawn.append(figure(folder, task, folder / f"{task}.png"))
+        if (path := reach.draw(tables, folder / f"{reach.NAME}.png")) is not None:
+            drawn.append(path)
+    return drawn
 
 
 def figure(results: Path, task: str, path: Path, *, cost: str = "latency_ms") -> Path:

@@ -13,6 +13,7 @@ from bench.errors import UserError
 from bench.plan import recipe as recipes
 from bench.plan.cell import FIELDS
 from bench.plan.measure import TRAINED, Column, Measure, measures
+from bench.report import reach
 from bench.report.learning import learning
 from bench.report.naming import IDENTITY, OTHERS, choices, naming
 from bench.report.rows import DERIVED, Part, Reading, Table, columns, folders, headline, read, vary
@@ -30,7 +31,8 @@ IMPORTANCE = (
 )  # fmt: skip
 """Columns of the table at the end of a run, what is left out last first; those of other measures go before them all."""
 LEARNING = "learning.md"
-"""The table of `bench.report.learning`, where there is something for it."""
+REACH = f"{reach.NAME}.md"
+"""The tables of `bench.report.learning` and `bench.report.reach`, where there is something for them."""
 IN_COMPANY = "≈"
 """Sign of a figure that was taken in company."""
 COMPANY_NOTE = (
@@ -60,7 +62,7 @@ class Result:
 
 
 def report(results: Path, *, check: bool = False) -> Result:
-    """Write ``<task>.md``, ``<task>.csv`` and ``learning.md`` beside the records of every machine, or check them.
+    """Write ``<task>.md``, ``<task>.csv``, ``learning.md``, ``reach.md`` beside every machine's records, or check them.
 
     Tables of a task that the records no longer know are removed.
 
@@ -83,7 +85,7 @@ def report(results: Path, *, check: bool = False) -> Result:
                     temporary.write_bytes(data)
                     temporary.replace(path)
             stale = [folder / f"{task}.{kind}" for task in _tasks() for kind in ("csv", "md")]
-            for path in sorted([*stale, folder / LEARNING]):
+            for path in sorted([*stale, folder / LEARNING, folder / REACH]):
                 if path.name not in wanted and path.exists():
                     removed.append(path)
                     if not check:
@@ -106,6 +108,8 @@ def texts(reading: Reading) -> dict[str, str]:
         found[f"{task}.md"] = _markdown(task, tables, reading.left_out)
     if text := learning(reading.folder.name, reading.tables):
         found[LEARNING] = text
+    if text := reach.reach(reading.folder.name, reading.tables):
+        found[REACH] = text
     return found
 
 

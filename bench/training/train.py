@@ -16,6 +16,7 @@ from bench.data.contract import Dataset
 from bench.plan.measure import Invalid, Report
 from bench.plan.recipe import Recipe
 from bench.training import loader, series
+from bench.training.checks import Checks
 from bench.training.features import FeatureSource
 from bench.training.optim import Stepper, in_training_mode, rate
 from bench.training.state import Checkpoint, Position, Stateful
@@ -58,6 +59,7 @@ def train(
     teacher: Callable[[Tensor], Tensor] | None = None,
     checkpoint: Checkpoint | None = None,
     state: Mapping[str, Stateful] | None = None,
+    checks: Checks | None = None,
 ) -> Trained:
     """Train in place with AdamW, a linear warm-up and a cosine.
 
@@ -78,6 +80,7 @@ def train(
         source: of the features of the images, where the backbone is frozen and they are kept.
         teacher: images (B, 3, H, W) -> scores (B, K, h, w), see `bench.training.distill`.
         checkpoint: the file that its state is kept in now and then; None: nowhere.
+        checks: looks at the model on the way, which may end the training.
         state: by name, what else the steps depend on and change; it joins what is kept.
 
     Raises:
@@ -97,6 +100,7 @@ def train(
     if source is not None:
         source.prepare(recipe, size=size, seed=seed, workers=workers, report=report)
     parts: dict[str, Stateful] = {"model": model, "stepper": stepper, "schedule": schedule, **(state or {})}
+    parts |= {} if checks is None else {"checks": checks}
     before = None if checkpoint is None else checkpoint.restore(parts, device)
     if before is not None:
         began = time.perf_counter() - before.seconds
@@ -122,6 +126,8 @@ def train(
                 schedule.step()
                 losses.append(sum(gathered) / len(gathered))
                 gathered.clear()
+                if checks is not None and checks.enough(model, len(losses)):
+                    break
                 if checkpoint is not None and checkpoint.due(len(losses)):
                     position = Position(losses, time.perf_counter() - began, feed.waited, feed.counted())
                     checkpoint.save(parts, position, device)
