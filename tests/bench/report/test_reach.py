@@ -1,0 +1,65 @@
+"""The curve of steps until solved, over the distance of the mark."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from bench.report import reach
+from bench.report.figure import figures
+from bench.report.rows import read
+from bench.report.tables import REACH, report
+from bench.store.record import Record
+from tests.bench.records import make, write
+
+pytestmark = pytest.mark.usefixtures("known")
+
+
+def look(distance: float, solved: int | None, pair: float | None, **given: object) -> Record:
+    found = make("accuracy", dataset=f"scenes:distance={distance}", miou=20.0, solved_step=solved, pair_accuracy=pair)
+    cell = {**found.fields, **given}
+    return replace(found, fields=cell, samples={"loss": [1.0] * (solved or 400)})
+
+
+SEEDS = [look(0.05, 100, 91.0), look(0.05, 200, 93.0, seed=1), look(0.5, None, 52.0), look(0.5, 300, 90.0, seed=1)]
+OTHER = [
+    look(0.05, 50, 95.0, backbone="cnn"),
+    look(0.2, None, None, backbone="cnn"),
+    look(0.5, None, 49.6, backbone="cnn"),
+]
+
+
+def lines(folder: Path) -> list[str]:
+    report(folder.parent)
+    path = folder / REACH
+    text = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    return [line for line in text if line.startswith(("| vit", "| cnn", "| backbone"))]
+
+
+def test_a_model_is_a_line_and_a_seed_that_fails_fails_the_cell(tmp_path: Path) -> None:
+    assert lines(write(tmp_path / "r" / "box", SEEDS + OTHER)) == [
+        "| backbone | patch | head | input | recipe | 0.05 | 0.2 | 0.5 |",
+        "| cnn | 16 | linear | 128x128 | short | 50 | no | no (50 %) |",
+        "| vit_pico | 16 | linear | 128x128 | short | 150 (2) |  | no (71 %) |",
+    ]
+
+
+def test_one_distance_is_no_curve(tmp_path: Path) -> None:
+    folder = write(tmp_path / "r" / "box", SEEDS[:2])
+    assert lines(folder) == []
+    assert reach.draw(read(folder).tables, folder / "reach.png") is None
+
+
+def test_a_table_that_records_no_longer_give_is_removed(tmp_path: Path) -> None:
+    assert lines(write(tmp_path / "r" / "box", SEEDS))
+    assert lines(write(tmp_path / "r" / "box", [])) == []
+
+
+def test_the_picture_is_drawn_beside_the_tables(tmp_path: Path) -> None:
+    folder = write(tmp_path / "r" / "box", SEEDS + OTHER)
+    drawn = figures(folder.parent)
+    assert [path.name for path in drawn] == ["reach.png"]
+    first = drawn[0].read_bytes()
+    assert first.startswith(b"\x89PNG")
+    figures(folder.parent)
+    assert drawn[0].read_bytes() == first, "the same records give the same bytes"
