@@ -114,8 +114,9 @@ class Backbone(nn.Module, ABC):
         """Put a LayerNorm over the channels on each of the present levels, on the device of the parameters.
 
         Swin's stages and ConvNeXt's end in a residual stream, whose scale grows with depth; the dense code of both
-        papers (arXiv 2103.14030, 2201.03545) puts such a norm on every stage that a head reads. No checkpoint of a
-        classifier has them. Call it last: after weights are loaded, and after `expose`.
+        papers (arXiv 2103.14030, 2201.03545) puts such a norm on every stage that a head reads. (UPerNet's decoder has
+        these norms itself here.) No checkpoint of a classifier has them. Call it last: after weights are loaded, and
+        after `expose`.
         """
         like = next(self.parameters())
         self.norms = nn.ModuleList(LayerNorm2d(level.channels) for level in self.levels).to(like.device)

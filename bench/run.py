@@ -351,6 +351,8 @@ def _anchors(jobs: Iterable[Job], answers: Mapping[str, Record]) -> dict[tuple[s
             for record in answers.values()
             if (record.measure, record.version, record.fields.get("device")) == (kind[0], job.measure.version, kind[1])
             and record.status == "ok"
+            # Its network is built as it is today: one that had no norms on its levels then would be another.
+            and ("levels" in record.inputs) == catalogue.normed(record.fields)
         ]
         used = Counter(record.values["anchor"] for record in alike if isinstance(record.values.get("anchor"), str))
         for digest, _ in used.most_common():

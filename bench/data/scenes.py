@@ -12,7 +12,8 @@ index) alone and rendered at any size with the same labels. What each class asks
   this true; a crop may lose the mark, and inverting the colours turns it into the other one.
 
 ``scenes:distance=0.3`` is a series of its own with few objects and a larger mark, where every scene has twins and each
-of them lies 0.3 to 0.4 of a side from the mark (outline to outline, as above): how far a backbone sees, as an axis.
+of them (two, or one where the second finds no place) lies 0.3 to 0.4 of a side from the mark, measured between the
+circles round both (outlines are up to 0.1 further apart): how far a backbone sees, as an axis.
 
 Colours are drawn alike for every class, at a minimum contrast to the ground. Boxes are the outlines' own bounds,
 hidden parts included, so they scale exactly; whether an object shows enough to count is judged at one size for all.
@@ -119,9 +120,9 @@ def variant(text: str) -> _World:
     """
     if not text:
         return WORLD
-    match = re.fullmatch(r"distance=(\d*\.?\d+)", text)
+    match = re.fullmatch(r"distance=(0|0\.\d*[1-9])", text)  # one spelling each: 0.3 and 0.30 would be two data sets
     if match is None or float(match[1]) > WORLD.reach:
-        raise UserError(f"scenes have no variant '{text}'; there is {CATALOGUE['scenes']['variants']}")
+        raise UserError(f"scenes have no variant '{text}'; there is {CATALOGUE['scenes']['variants']}, written as 0.3")
     # A large mark, large crosses and few other objects: what is asked is how far a model sees, not how small.
     return replace(WORLD, distance=float(match[1]), things=(1, 2), twin=(0.2, 0.3), cue=0.18)
 
@@ -225,9 +226,11 @@ def _ground(rng: np.random.Generator, dice: _Dice) -> art.Ground:
 
 
 def _cue(dice: _Dice, light: bool, world: _World) -> Cue:
-    """Near one of the four borders, anywhere along it."""
+    """Near one of the four borders, anywhere along it; in a variant towards a corner, to have room at its distance."""
     near = world.cue / 2 + 0.02
     along = dice.uniform(near, 1 - near)
+    if world.distance is not None:
+        along = near + 0.3 * (along - near) if dice.below(2) else 1 - near - 0.3 * (along - near)
     across = near if dice.below(2) else 1 - near
     return Cue(along, across, light) if dice.below(2) else Cue(across, along, light)
 
@@ -251,6 +254,15 @@ def _thing(
     for _ in range(200 if near_mark else 12):
         x = dice.uniform(WORLD.margin - x0, 1 - WORLD.margin - x1)
         y = dice.uniform(WORLD.margin - y0, 1 - WORLD.margin - y1)
+        if near_mark and cue is not None and world.distance is not None:
+            # Thrown at its distance at once: most places of the picture are at another.
+            away = world.distance + dice.uniform(0, _BAND) + math.hypot(x1 - x0, y1 - y0) / 2 + world.cue / math.sqrt(2)
+            angle = dice.uniform(0, 2 * math.pi)
+            x, y = cue.x + away * math.cos(angle), cue.y + away * math.sin(angle)
+            if not (
+                WORLD.margin - x0 <= x <= 1 - WORLD.margin - x1 and WORLD.margin - y0 <= y <= 1 - WORLD.margin - y1
+            ):
+                continue
         box = (x + x0, y + y0, x + x1, y + y1)
         if any(_covered(box, other) > WORLD.overlap for other in boxes):
             continue

@@ -19,6 +19,7 @@ from bench.plan.cell import Cell
 from bench.plan.measure import (
     IMAGES,
     IMAGES_LOST,
+    LIMIT,
     MODEL,
     MODEL_LOST,
     RESUMED,
@@ -283,7 +284,8 @@ def measure(cell: Cell, context: Context) -> Outcome:
         values[UNSUITED] = why
     samples = {"loss": trained.losses}
     if checks is not None:
-        values["solved_step"] = checks.solved
+        if plan.until is not None:
+            values |= {"solved_step": checks.solved, LIMIT: plan.steps}
         looks = [(step, found) for step, found in checks.seen if found is not None]
         samples |= {"checked_step": [float(step) for step, _ in looks], "checked_pair_pct": [one for _, one in looks]}
     return Outcome(values, samples)
@@ -333,8 +335,9 @@ def _checks(case: Case, val: Dataset, *, workers: int) -> Checks | None:
         return None
     if val.pair is None:
         raise Unsupported(
-            f"recipe {case.cell.recipe} looks at how often two classes that look the same are told apart, and "
-            f"{case.cell.dataset} has no such classes as a segmentation; there are some in scenes:distance=0.2",
+            f"recipe {case.cell.recipe} looks at how often two classes of a segmentation that look the same are told "
+            f"apart (check_every), and {case.cell.dataset} has no such classes for {case.task}; take "
+            "scenes:distance=0.2 and a segmentation head, or leave check_every out",
             axes=("dataset", "recipe"),
         )
     return Checks(val, case.recipe, size=case.cell.size, workers=workers)

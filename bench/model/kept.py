@@ -89,6 +89,8 @@ def of(kept: models.Kept) -> Model:
         net = build(cell.backbone, cell.head, size=cell.size, classes=len(kept.classes), **choices)
         if kept.recipe.aux_heads:
             net.head.set_auxiliary()
+        if not any(name.startswith("backbone.norms.") for name in checkpoint.tensors):
+            net.backbone.norms = None  # kept before the levels of its backbone had any
     try:
         net.load_state_dict(dict(checkpoint.tensors))
     except RuntimeError as error:

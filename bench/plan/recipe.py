@@ -192,10 +192,16 @@ class Recipe(BaseModel):
             )
         if self.teacher is not None and self.freeze:
             raise ValueError("a teacher is for a student that learns: take teacher or freeze out")
-        if self.until is not None and self.check_every is None:
-            raise ValueError("until needs looks: say after how many steps (check_every = 25)")
         if self.scale is not None and not 0 < self.scale[0] <= self.scale[1]:
             raise ValueError(f"scale is a range of zooms above 0, the smaller first; {list(self.scale)} came")
+        return self
+
+    @model_validator(mode="after")
+    def _looks(self) -> Self:
+        if self.check_every is not None and self.ema is not None:
+            raise ValueError("check_every looks at the weights as they are, and ema evaluates others: take one of them")
+        if self.until is not None and self.check_every is None:
+            raise ValueError("until needs looks: say after how many steps (check_every = 25)")
         return self
 
     @property

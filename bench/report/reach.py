@@ -8,19 +8,19 @@ the row: who solves the near ones and not the far ones does not see so far.
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from bench.errors import UserError
-from bench.report.rows import Row, Table
+from bench.plan.measure import LIMIT
+from bench.report.rows import Part, Table
 from bench.stats.ranking import Stat
 
 NAME = "reach"
 """Of the table and of the picture."""
 SOLVED, PAIR = "solved_step", "pair_accuracy"
 _DISTANCE = re.compile(r"^scenes:distance=([\d.]+)$")
-_SAME = ("backbone", "patch", "head", "height", "width", "weights", "recipe")
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 
 ABOUT = """
@@ -33,43 +33,46 @@ the recipe, and how often they were told apart at the end; 50 % is a guess.
 
 @dataclass(frozen=True)
 class Curve:
-    """One model and recipe. fields: what names it. points: distance -> the row measured there."""
+    """One model, recipe and environment.
+
+    fields: of the training, but for the data set and the seed. points: distance -> what was measured there. name: of
+    the fields that differ among the curves, backbone and patch first.
+    """
 
     fields: Mapping[str, Any]
-    points: Mapping[float, Row]
-
-    @property
-    def name(self) -> str:
-        """Of its backbone and patch, and of the head."""
-        return f"{self.fields['backbone']}/{self.fields['patch']} {self.fields['head']}"
+    points: Mapping[float, Part]
+    name: str = ""
 
     def solved(self, distance: float) -> Stat | None:
         """Steps until solved, if every seed did."""
-        row = self.points[distance]
-        found = row.values.get(SOLVED)
-        seeds = row.values.get(PAIR)
-        return found if found is not None and (seeds is None or found.n == seeds.n) else None
+        part = self.points[distance]
+        found = part.values.get(SOLVED)
+        return found if found is not None and found.n == len(part.records) else None
 
-    def steps(self) -> int:
-        """The most that any of its trainings took."""
-        return max(
-            len(record.samples.get("loss", ()))
-            for row in self.points.values()
-            for part in row.parts.values()
-            for record in part.records
-        )
+    def limit(self) -> int:
+        """The most steps that its recipe allows."""
+        limits = (record.values.get(LIMIT) for part in self.points.values() for record in part.records)
+        return max((one for one in limits if isinstance(one, int)), default=0)
 
 
 def curves(tables: Iterable[Table]) -> list[Curve]:
     """All that was measured at two distances or more, in the order of the tables."""
-    found: dict[tuple[Any, ...], dict[float, Row]] = defaultdict(dict)
+    found: dict[tuple[Any, ...], dict[float, Part]] = defaultdict(dict)
     for table in tables:
         match = _DISTANCE.match(table.dataset)
-        for row in table.rows if match else ():
-            if any("solved_step" in record.values for part in row.parts.values() for record in part.records):
-                assert match is not None, "of such a data set"
-                found[tuple(row.fields.get(name) for name in _SAME)][float(match[1])] = row
-    return [Curve(dict(zip(_SAME, key, strict=True)), points) for key, points in found.items() if len(points) > 1]
+        parts = {id(part): part for row in table.rows for part in row.parts.values()} if match else {}
+        for part in parts.values():
+            if match is not None and any(SOLVED in record.values for record in part.records):
+                same = tuple(item for item in sorted(part.fields.items()) if item[0] != "dataset")
+                found[(table.environment.comparable, *same)][float(match[1])] = part
+    known = [Curve(dict(same), points) for (_, *same), points in found.items() if len(points) > 1]
+    texts = [{name: str(value) for name, value in curve.fields.items()} for curve in known]
+    varying = [name for name in (texts[0] if texts else ()) if len({text.get(name) for text in texts}) > 1]
+    others = [name for name in varying if name not in ("backbone", "patch")]
+    return [
+        replace(curve, name=" ".join([f"{text['backbone']}/{text['patch']}", *(text.get(name, "") for name in others)]))
+        for curve, text in zip(known, texts, strict=True)
+    ]
 
 
 def reach(machine: str, tables: Iterable[Table]) -> str:
@@ -79,12 +82,15 @@ def reach(machine: str, tables: Iterable[Table]) -> str:
         return ""
     distances = sorted({distance for curve in known for distance in curve.points})
     lines = [
-        "| backbone | patch | head | input | recipe | " + " | ".join(f"{one:g}" for one in distances) + " |",
-        "| --- | ---: | --- | ---: | --- |" + " ---: |" * len(distances),
+        "| backbone | patch | head | input | weights | recipe | " + " | ".join(f"{one:g}" for one in distances) + " |",
+        "| --- | ---: | --- | ---: | --- | --- |" + " ---: |" * len(distances),
     ]
     for curve in known:
         names = [str(curve.fields[name]) for name in ("backbone", "patch", "head")]
-        names += [f"{curve.fields['height']}x{curve.fields['width']}", str(curve.fields["recipe"])]
+        names += [
+            f"{curve.fields['height']}x{curve.fields['width']}",
+            *(str(curve.fields[one]) for one in ("weights", "recipe")),
+        ]
         cells = [_cell(curve, one) if one in curve.points else "" for one in distances]
         lines.append(f"| {' | '.join([*names, *cells])} |")
     return "\n".join([f"# Reach on {machine}", ABOUT, *lines, ""])
@@ -107,7 +113,7 @@ def draw(tables: Iterable[Table], path: Path) -> Path | None:
     drawing = Figure(figsize=(7.5, 4.5), dpi=150, layout="constrained")
     FigureCanvasAgg(drawing)
     axes = drawing.subplots()
-    most = max(curve.steps() for curve in known)
+    most = max(curve.limit() for curve in known)
     wide = (max(max(curve.points) for curve in known) - min(min(curve.points) for curve in known)) / 100
     for index, curve in enumerate(known):
         colour = _COLOURS[index % len(_COLOURS)]
@@ -117,13 +123,17 @@ def draw(tables: Iterable[Table], path: Path) -> Path | None:
         # Beside one another: several models may fail at one distance.
         failed = [one + (index - (len(known) - 1) / 2) * wide for one in there if one not in steps]
         axes.plot(failed, [most * 1.12] * len(failed), "o", color=colour, fillstyle="none")
+    limits = sorted({curve.limit() for curve in known})
+    allowed = f"{limits[0]}" if len(limits) == 1 else f"the {limits[0]} to {limits[-1]}"
     axes.axhline(most, color="#888888", linewidth=0.8, linestyle=":")
-    axes.annotate(f"not within {most} steps", (1, most), xycoords=("axes fraction", "data"), fontsize=8, ha="right",
-                  va="top", color="#666666")  # fmt: skip
+    text = f"above: not within {allowed} steps of the recipe"
+    axes.annotate(
+        text, (1, most), xycoords=("axes fraction", "data"), fontsize=8, ha="right", va="top", color="#666666"
+    )
     axes.set_ylim(0, most * 1.22)
     axes.set_xlabel("distance of the mark from the object (image sides)")
     axes.set_ylabel("steps until the pair is told apart: lower is better")
-    axes.set_title("How far a backbone sees: scenes, from random weights", fontsize=9, loc="left")
+    axes.set_title("How far a backbone sees: scenes", fontsize=9, loc="left")
     axes.grid(linewidth=0.4, color="#dddddd")
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
@@ -137,9 +147,8 @@ def draw(tables: Iterable[Table], path: Path) -> Path | None:
 
 def _cell(curve: Curve, distance: float) -> str:
     solved = curve.solved(distance)
-    row = curve.points[distance]
     if solved is None:
-        pair = row.values.get(PAIR)
+        pair = curve.points[distance].values.get(PAIR)
         return "no" if pair is None else f"no ({pair.mean:.0f} %)"
     seeds = f" ({solved.n})" if solved.n > 1 else ""
     return f"{solved.mean:.0f}{seeds}"

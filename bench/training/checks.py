@@ -4,7 +4,6 @@ The classes are a data set's `bench.data.contract.Dataset.pair`, which look the 
 decides between them is right half of the time, whatever it says.
 """
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -70,18 +69,28 @@ class Checks:
         self.every = recipe.check_every
         self.seen: list[tuple[int, float | None]] = []
 
-    def enough(self, model: Model, step: int, report: Callable[[str], None] = lambda _: None) -> bool:
-        """Look, if it is time to after ``step`` steps; whether the training may end.
+    def due(self, step: int) -> bool:
+        """Whether to look after so many steps: every few, and after the last one."""
+        return step % self.every == 0 or step == self.recipe.steps
+
+    def enough(self, model: Model, step: int) -> bool:
+        """Look; whether the training may end.
 
         The model is left in training mode, and random generators as they were.
         """
-        if step % self.every == 0:
-            with torch.random.fork_rng():
-                found = pair_accuracy(model.eval(), self.data, self.recipe, size=self.size, workers=self.workers)
-            in_training_mode(model, self.recipe)
-            self.seen.append((step, found))
-            report("not found yet" if found is None else f"pair accuracy {found:.0f} %")
+        device = model.backbone.mean.device
+        with torch.random.fork_rng([device] if device.type == "cuda" else []):
+            found = pair_accuracy(model.eval(), self.data, self.recipe, size=self.size, workers=self.workers)
+        in_training_mode(model, self.recipe)
+        self.seen.append((step, found))
         return self.solved is not None
+
+    def in_words(self) -> str:
+        """The latest look, for the line of progress."""
+        if not self.seen:
+            return ""
+        found = self.seen[-1][1]
+        return "pair not found yet" if found is None else f"pair accuracy {found:.0f} %"
 
     @property
     def solved(self) -> int | None:

@@ -114,7 +114,7 @@ def train(
         for image, target in feed:
             step = len(losses)
             if not gathered:
-                report("training", step, recipe.steps, _shown(losses, feed.share()))
+                report("training", step, recipe.steps, _shown(losses, feed.share(), checks))
                 model.head.set_progress(step / recipe.steps)
             loss = _loss(stepper, recipe, image, target, teacher)
             gathered.append(loss.item())
@@ -126,7 +126,11 @@ def train(
                 schedule.step()
                 losses.append(sum(gathered) / len(gathered))
                 gathered.clear()
-                if checks is not None and checks.enough(model, len(losses)):
+                ended, spent = _look(checks, model, len(losses))
+                # Looks are no training, and nobody waits for data meanwhile.
+                began += spent
+                feed.leave_out(spent)
+                if ended:
                     break
                 if checkpoint is not None and checkpoint.due(len(losses)):
                     position = Position(losses, time.perf_counter() - began, feed.waited, feed.counted())
@@ -171,12 +175,21 @@ def _loss(
     return stepper.model.distil(raw, target, scores, share=recipe.teacher_share, temperature=recipe.temperature)
 
 
-def _shown(losses: list[float], waited: float | None) -> str:
+def _look(checks: Checks | None, model: Model, step: int) -> tuple[bool, float]:
+    """Whether a look ends the training, and the seconds that it took."""
+    if checks is None or not checks.due(step):
+        return False, 0.0
+    began = time.perf_counter()
+    return checks.enough(model, step), time.perf_counter() - began
+
+
+def _shown(losses: list[float], waited: float | None, checks: Checks | None) -> str:
     """What the line of progress says beside the step."""
     if not losses or waited is None:
         return ""
     latest = losses[-_SHOWN:]
-    return f"loss {sum(latest) / len(latest):.3g}, waiting {waited:.0%}".replace("%", " %")
+    looked = "" if checks is None or not checks.seen else f", {checks.in_words()}"
+    return f"loss {sum(latest) / len(latest):.3g}, waiting {100 * waited:.0f} %{looked}"
 
 
 class Waiting(Iterator[T]):
@@ -205,6 +218,11 @@ class Waiting(Iterator[T]):
         else:
             self.waited += now - asked
         return item
+
+    def leave_out(self, seconds: float) -> None:
+        """Time in which the taker did something else than taking and using items."""
+        if self._since is not None:
+            self._since += seconds
 
     def counted(self) -> float:
         """Seconds of which `waited` is a part."""

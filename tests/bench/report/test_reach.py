@@ -16,9 +16,9 @@ pytestmark = pytest.mark.usefixtures("known")
 
 
 def look(distance: float, solved: int | None, pair: float | None, **given: object) -> Record:
-    found = make("accuracy", dataset=f"scenes:distance={distance}", miou=20.0, solved_step=solved, pair_accuracy=pair)
-    cell = {**found.fields, **given}
-    return replace(found, fields=cell, samples={"loss": [1.0] * (solved or 400)})
+    values = {"miou": 20.0, "solved_step": solved, "pair_accuracy": pair, "most_steps": 400}
+    found = make("accuracy", dataset=f"scenes:distance={distance}", **values)
+    return replace(found, fields={**found.fields, **given})
 
 
 SEEDS = [look(0.05, 100, 91.0), look(0.05, 200, 93.0, seed=1), look(0.5, None, 52.0), look(0.5, 300, 90.0, seed=1)]
@@ -38,10 +38,21 @@ def lines(folder: Path) -> list[str]:
 
 def test_a_model_is_a_line_and_a_seed_that_fails_fails_the_cell(tmp_path: Path) -> None:
     assert lines(write(tmp_path / "r" / "box", SEEDS + OTHER)) == [
-        "| backbone | patch | head | input | recipe | 0.05 | 0.2 | 0.5 |",
-        "| cnn | 16 | linear | 128x128 | short | 50 | no | no (50 %) |",
-        "| vit_pico | 16 | linear | 128x128 | short | 150 (2) |  | no (71 %) |",
+        "| backbone | patch | head | input | weights | recipe | 0.05 | 0.2 | 0.5 |",
+        "| cnn | 16 | linear | 128x128 | random | short | 50 | no | no (50 %) |",
+        "| vit_pico | 16 | linear | 128x128 | random | short | 150 (2) |  | no (71 %) |",
     ]
+
+
+def test_a_seed_that_found_nothing_is_not_left_out(tmp_path: Path) -> None:
+    records = [look(0.05, 100, 91.0), look(0.05, None, None, seed=1), look(0.2, 50, 95.0)]
+    assert lines(write(tmp_path / "r" / "box", records))[1].endswith("| no (91 %) | 50 |")
+
+
+def test_what_differs_in_more_than_the_distance_is_another_curve(tmp_path: Path) -> None:
+    others = [replace(one, fields={**one.fields, "dtype": "bf16"}) for one in SEEDS]
+    folder = write(tmp_path / "r" / "box", SEEDS + others)
+    assert [curve.name for curve in reach.curves(read(folder).tables)] == ["vit_pico/16 bf16", "vit_pico/16 fp32"]
 
 
 def test_one_distance_is_no_curve(tmp_path: Path) -> None:

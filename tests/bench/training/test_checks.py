@@ -10,7 +10,7 @@ from bench.errors import UserError
 from bench.plan import recipe
 from bench.plan.dataset import Roots
 from bench.plan.recipe import Recipe
-from bench.training.checks import Checks, PairAccuracy
+from bench.training.checks import Checks, PairAccuracy, pair_accuracy
 from bench.training.train import train
 
 LIGHT, DARK = 7, 8
@@ -68,7 +68,7 @@ def test_a_variant_has_files_of_its_own_and_the_scenes_keep_theirs(tmp_path):
     assert (near.truth(3).mask == np.asarray(near.sample(3, scenes.TRUTH_SIZE).truth.mask)).all()
 
 
-@pytest.mark.parametrize("name", ["scenes:distance=2", "scenes:far", "scenes:distance="])
+@pytest.mark.parametrize("name", ["scenes:distance=2", "scenes:far", "scenes:distance=", "scenes:distance=0.30"])
 def test_what_is_no_variant_is_refused(name):
     with pytest.raises(UserError, match=r"distance=D|variant"):
         Roots().resolve(name)
@@ -81,7 +81,12 @@ def test_training_ends_when_the_pair_is_told_apart(tmp_path, monkeypatch):
         for split in ("train", "val")
     )
     looks = iter([None, 95.0])
-    monkeypatch.setattr("bench.training.checks.pair_accuracy", lambda *_, **__: next(looks))
+
+    def look(*_, **__):
+        torch.rand(7)  # whatever a look draws
+        return next(looks)
+
+    monkeypatch.setattr("bench.training.checks.pair_accuracy", look)
     monkeypatch.setattr(scenes.Rendering, "LARGEST", 0)  # two thousand scenes are not needed
     torch.manual_seed(0)
     model = bench.build("cnn_pico", "linear", size=(32, 32), classes=len(data.classes))
@@ -96,21 +101,35 @@ def test_training_ends_when_the_pair_is_told_apart(tmp_path, monkeypatch):
     assert again.solved == 8
 
 
-def test_a_look_draws_nothing_from_the_generators(tmp_path, monkeypatch):
-    monkeypatch.setattr(scenes.Rendering, "LARGEST", 0)
+def test_a_look_leaves_the_generators_as_they_were(tmp_path, monkeypatch):
     val = scenes.load("scenes", task="segmentation", root=None, cache=tmp_path, split="val", instance="distance=0.1")
-    plan = Recipe(steps=2, batch=1, lr=1e-3, check_every=1, val_images=2)
+    plan = Recipe(steps=3, batch=1, lr=1e-3, check_every=2, val_images=2)
     model = bench.build("cnn_pico", "linear", size=(32, 32), classes=len(val.classes))
     checks = Checks(val, plan, size=(32, 32))
+    monkeypatch.setattr("bench.training.checks.pair_accuracy", lambda *_, **__: float(torch.rand(1)))
     before = torch.random.get_rng_state()
-    assert checks.enough(model, 1) is False, "without a limit it goes on"
+    assert checks.enough(model, 2) is False, "without a limit it goes on"
     assert (torch.random.get_rng_state() == before).all()
-    assert [step for step, _ in checks.seen] == [1]
+    assert [step for step in (1, 2, 3) if checks.due(step)] == [2, 3], "after the last step, too"
+
+
+def test_pair_accuracy_of_a_model_is_what_its_labels_say(tmp_path, monkeypatch):
+    monkeypatch.setattr(scenes.Rendering, "LARGEST", 0)
+    val = scenes.load("scenes", task="segmentation", root=None, cache=tmp_path, split="val", instance="distance=0.1")
+    model = bench.build("cnn_pico", "linear", size=(32, 32), classes=len(val.classes)).eval()
+    with torch.no_grad():
+        for one in model.head.classifiers:
+            one.weight.zero_()
+        model.head.classifiers[0].bias.copy_(torch.eye(len(val.classes))[LIGHT])
+    plan = Recipe(steps=1, batch=1, lr=1e-3, check_every=1, val_images=12)
+    assert pair_accuracy(model, val, plan, size=(32, 32)) == 50, "it takes everything for one of them"
 
 
 def test_until_without_looks_is_refused():
     with pytest.raises(ValueError, match="check_every"):
         Recipe(steps=1, batch=1, lr=1, until=90)
+    with pytest.raises(ValueError, match="ema"):
+        Recipe(steps=1, batch=1, lr=1, check_every=1, ema=0.9)
     assert recipe.load("context", "segmentation").check_every == 50
 
 
