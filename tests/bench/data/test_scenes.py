@@ -50,9 +50,9 @@ def rendered(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     indices: list[int] = []
     render = scenes._render
 
-    def counted(split: scenes.Split, index: int, size: tuple[int, int]) -> NDArray[np.void]:
+    def counted(split: scenes.Split, index: int, size: tuple[int, int], world: object = None) -> NDArray[np.void]:
         indices.append(index)
-        return render(split, index, size)
+        return render(split, index, size, world)
 
     monkeypatch.setattr(scenes, "_render", counted)
     return indices
@@ -325,7 +325,7 @@ def test_the_cue_alone_decides_and_is_far_away() -> None:
 def test_turning_the_cue_changes_nothing_else() -> None:
     scene = next(scene for scene in described() if scene.cue)
     assert scene.cue is not None
-    turned = replace(scene.scene, marks=scenes._marks(replace(scene.cue, light=not scene.cue.light)))
+    turned = replace(scene.scene, marks=scenes._marks(replace(scene.cue, light=not scene.cue.light), scenes.WORLD))
     one, other = art.paint(scene.scene, (100, 100))[0], art.paint(turned, (100, 100))[0]
     rows, columns = np.nonzero((one != other).any(-1))
     assert len(rows) > 100
