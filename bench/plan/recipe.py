@@ -228,7 +228,7 @@ class Recipe(BaseModel):
             steps += f", {100 * self.train_share:g} % of the training images"
         steps += f" at most, until {self.until:g} % of the pair are told apart" if self.until is not None else ""
         steps += ", backbone frozen" if self.freeze else ""
-        steps += f", taught by {self.teacher.in_words()}" if self.teacher is not None else ""
+        steps += f", taught by {self.teacher.in_words()}" if self.teacher is not None and self.teacher_share else ""
         return f"{steps}, {met}" + (", pipeline 1" if self.pipeline == 1 else "")
 
 

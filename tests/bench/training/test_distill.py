@@ -124,4 +124,6 @@ def test_the_recipe_of_the_house_names_its_teacher():
     plan = recipes.load("distill", "segmentation")
     assert plan.teacher is not None
     assert "taught by timm:vit_small_patch14_dinov2 linear_bn 168x224" in plan.in_words()
+    alone = plan.model_copy(update={"teacher_share": 0.0})
+    assert "taught" not in alone.in_words(), "who has no say teaches nothing"
     assert np.isclose(plan.teacher_share, 0.5)
