@@ -126,7 +126,7 @@ def variant(text: str) -> _World:
     if match is None or float(match[1]) > WORLD.reach:
         raise UserError(f"scenes have no variant '{text}'; there is {CATALOGUE['scenes']['variants']}, written as 0.3")
     # A large mark, nearly all light or dark, large crosses and hardly anything else: what is asked is how far a model
-    # sees, not how small. As the other scenes are, a plain ViT does not begin to use the mark within 2000 steps.
+    # sees, not how small. The mark of the other scenes a plain ViT used in one trial of three within 2000 steps.
     return replace(WORLD, distance=float(match[1]), things=(0, 1), twin=(0.2, 0.3), cue=0.18, square=0.85)
 
 
