@@ -13,6 +13,7 @@ from backbones.contract import Attention, Backbone, Features, Level, Window, che
 CATALOGUE = {
     "cnn_pico": {
         "patch": 4,
+        "levels": "raw",
         "width": 48,
         "doc": "residual convolutions of 48, 96 and 192 channels at strides 4 to 16, for CPU training",
     }
@@ -42,7 +43,7 @@ class Block(nn.Module):
 
 
 class ConvNet(Backbone):
-    """Levels at strides 4, 8 and 16, each behind batch norm and ReLU."""
+    """Levels at strides 4, 8 and 16: the residual stream as it is."""
 
     def __init__(self, *, width: int, size: tuple[int, int]) -> None:
         super().__init__(size)
@@ -56,7 +57,6 @@ class ConvNet(Backbone):
         self.stages = nn.ModuleList(
             Block(widths[max(0, stage - 1)], widths[stage], stride=2 if stage else 1) for stage in range(LEVELS)
         )
-        self.ends = nn.ModuleList(nn.Sequential(nn.BatchNorm2d(one), nn.ReLU()) for one in widths)
         self.levels = tuple(Level(_STEM << stage, one) for stage, one in enumerate(widths))
         self.divisor = self.levels[-1].stride
         self.tokens = (size[0] // _STEM) * (size[1] // _STEM)
@@ -65,9 +65,9 @@ class ConvNet(Backbone):
         """Three maps, (B, C·2^i, H / (4·2^i), W / (4·2^i))."""
         maps = []
         x = self.stem(image)
-        for stage, end in zip(self.stages, self.ends, strict=True):
+        for stage in self.stages:
             x = stage(x)
-            maps.append(end(x))
+            maps.append(x)
         return tuple(maps)
 
 

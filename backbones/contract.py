@@ -68,7 +68,7 @@ class Backbone(nn.Module, ABC):
         tokens: number of image tokens that the first attention block works on (H·W / P² for a plain ViT); for a
             convolutional network the cells of its finest level.
         kept: indices of `levels` among the levels that the instance had when it was made, see `expose`.
-        norms: a LayerNorm for each of `levels`, see `norm_levels`; None: they come as they are.
+        norms: a LayerNorm for each of `levels` that is read, see `norm_levels`; None: they come as they are.
     """
 
     levels: tuple[Level, ...]
@@ -110,8 +110,11 @@ class Backbone(nn.Module, ABC):
         self.kept = tuple(kept[index] for index in indices)
         self.levels = tuple(self.levels[index] for index in indices)
 
-    def norm_levels(self) -> None:
-        """Put a LayerNorm over the channels on each of the present levels, on the device of the parameters.
+    def norm_levels(self, read: Sequence[int]) -> None:
+        """Put a LayerNorm over the channels on those of the present levels, on the device of the parameters.
+
+        Args:
+            read: indices of levels; a norm on one that nothing reads would never learn.
 
         Swin's stages and ConvNeXt's end in a residual stream, whose scale grows with depth; the dense code of both
         papers (arXiv 2103.14030, 2201.03545) puts such a norm on every stage that a head reads. (UPerNet's decoder has
@@ -119,7 +122,8 @@ class Backbone(nn.Module, ABC):
         after `expose`.
         """
         like = next(self.parameters())
-        self.norms = nn.ModuleList(LayerNorm2d(level.channels) for level in self.levels).to(like.device)
+        norms = (LayerNorm2d(one.channels) if i in read else nn.Identity() for i, one in enumerate(self.levels))
+        self.norms = nn.ModuleList(norms).to(like.device)
 
     @property
     def published(self) -> nn.Module:

@@ -182,7 +182,7 @@ def test_attention_kernels_agree(name):
     unfused = backbone(name, size=(64, 64), attention="unfused").eval()
     unfused.load_state_dict(fused.state_dict())
     kinds = [{m.fused_attn for m in body.modules() if hasattr(m, "fused_attn")} for body in (fused, unfused)]
-    assert kinds == [{True}, {False}]
+    assert kinds == ([set(), set()] if name == "cnn_pico" else [{True}, {False}]), "one has no attention"
     image = torch.rand(1, 3, 64, 64)
     with torch.inference_mode():
         for one, other in zip(fused(image), unfused(image), strict=True):

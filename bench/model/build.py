@@ -118,10 +118,16 @@ def _build(
             _start(body, entry, weights, trained, resample, window)
     with _of("head"):
         body.expose(reads(body.levels, head.facts.get("reads", "all")))
-        if catalogue.normed({"backbone": entry.name, "head": head.name}):
-            body.norm_levels()
         top: Head = head.load().build(head.name, levels=body.levels, classes=classes)
+        if catalogue.normed({"backbone": entry.name, "head": head.name}):
+            body.norm_levels(_read_by(top, len(body.levels)))
         return Model(body, top, (height, width))
+
+
+def _read_by(head: Head, count: int) -> tuple[int, ...]:
+    """Indices of the levels that a head makes use of: what chooses among them states its ``sources``."""
+    stated = [sources for one in head.modules() if isinstance(sources := getattr(one, "sources", None), tuple)]
+    return tuple(sorted({index for sources in stated for index in sources})) if stated else tuple(range(count))
 
 
 @contextmanager
