@@ -374,8 +374,6 @@ def frozen_key(case: Case, data: Dataset, split: Split) -> dict[str, Value | lis
         "files": _files(data),
         "meet": plan.meet,
         "pipeline": plan.pipeline,
-        # Said only where it is so: all other features keep their place.
-        **({"levels": "normed"} if catalogue.normed({"backbone": cell.backbone, "head": cell.head}) else {}),
     }
 
 

@@ -14,7 +14,7 @@ import timm
 import torch
 from jaxtyping import Float
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from backbones.contract import Features
 from bench.data.contract import Dataset
@@ -191,10 +191,13 @@ class FeatureSource:
         self.computed -= 1
         self._formats = [maps.dtype for maps in probe]
         kept = self.model.backbone.kept or tuple(range(len(self.model.backbone.levels)))
+        norms = self.model.backbone.norms or [nn.Identity()] * len(kept)
         opened: list[Rows] = []
-        for level, maps in zip(kept, probe, strict=True):
+        for level, norm, maps in zip(kept, norms, probe, strict=True):
+            # A head has norms on what it reads alone: one and the same level may be kept with and without.
+            named = level if isinstance(norm, nn.Identity) else f"{level} normed"
             bits = torch.empty(0, dtype=_BITS.get(maps.dtype, maps.dtype)).numpy().dtype
-            key = {**self._key, "level": level}
+            key = {**self._key, "level": named}
             rows = self._store.open(key, len(self.data) * FORMS, tuple(maps.shape[1:]), str(bits), expected=expected)
             if rows is None:
                 for one in opened:

@@ -48,6 +48,16 @@ def test_a_kept_model_predicts_as_the_one_that_was_trained(keep, tmp_path, backb
         assert torch.equal(a, b)
 
 
+def test_a_model_that_was_kept_before_its_levels_had_norms_opens_as_it_was(tmp_path):
+    case = resolve(replace(SMALL, backbone="swin_pico", patch=4, head="dpt_pico"), cache=tmp_path / "cache")
+    net = build.of_case(case)
+    assert net.backbone.norms is not None
+    net.backbone.norms = None
+    digest = kept.keep(net, case, tmp_path / "models")
+    found, image = bench.load_model(tmp_path / "models" / f"{digest}.safetensors"), torch.rand(1, 3, 64, 64)
+    assert torch.equal(found(image), net.eval()(image))
+
+
 def test_a_model_with_an_auxiliary_head_is_opened_too(tmp_path):
     cell = replace(SMALL, head="upernet_pico", recipe="smoke+aux_heads=true")
     case = resolve(cell, cache=tmp_path / "cache")

@@ -66,6 +66,18 @@ def test_what_is_not_kept_is_computed_every_time(tmp_path):
     assert source.computed == 8 * 4
 
 
+def test_levels_with_and_without_norms_are_kept_apart(tmp_path):
+    plan = recipe()
+    wanted = fit(model("swin_pico", "dpt_pico"), Halves(), plan)
+    raw = model("swin_pico", "dpt_pico")
+    raw.backbone.norms = None
+    for net in (raw, model("swin_pico", "dpt_pico")):
+        source = source_of(net, Halves(), tmp_path)
+        losses = fit(net, Halves(), plan, source)
+        source.close()
+    assert losses == pytest.approx(wanted, abs=1e-5)
+
+
 def test_heads_share_the_levels_that_they_have_in_common(tmp_path):
     plan = recipe()
     for head, expected in (("upernet_pico", True), ("linear", False)):
