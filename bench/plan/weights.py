@@ -99,7 +99,7 @@ def source(entry: Entry, value: str, cache: Path, trained: Path | None = None) -
         None where nobody has published weights of this backbone.
 
     Raises:
-        UserError: a package's or a kept model's weights are of another backbone, or are not there.
+        UserError: a package's or a kept model's weights are of another backbone, or there is no such kept model.
     """
     if value.startswith(PACKAGE):
         return _packaged(entry, packages.get(value.removeprefix(PACKAGE)), cache)
@@ -125,10 +125,7 @@ def _packaged(entry: Entry, package: packages.Package, cache: Path) -> Source:
         raise UserError(
             f"weights {PACKAGE}{package.name} are {package.what}, for {package.backbone}, and {entry.name} came"
         )
-    path = package.path(cache)
-    if not path.is_file():
-        raise UserError(f"weights {PACKAGE}{package.name} are not in {cache}: densebench fetch {package.name}")
-    return Source("package", path, architecture)
+    return Source("package", package.path(cache), architecture)
 
 
 def _trained(entry: Entry, path: Path | None) -> Source:

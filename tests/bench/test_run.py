@@ -264,6 +264,18 @@ def test_a_run_is_anchored_to_what_was_timed_before(question, tmp_path, monkeypa
     assert run._anchors(jobs, {record.key: elsewhere}) == {}, "an anchor that has no record cannot be had again"
 
 
+@pytest.mark.parametrize("then", [{}, {"levels": "normed"}], ids=["raw", "normed"])
+def test_a_network_that_is_built_otherwise_today_is_no_anchor(then, question, tmp_path):
+    """A Swin under DPT had no norms on its levels once, and no run can time that again."""
+    asked = {"measure": ["latency"], "backbone": ["swin_pico"], "head": ["dpt_pico"]}
+    planned = run.plan(question.override(asked), HERE, Store(tmp_path / "m"), Roots()).planned
+    (job,) = (one.job for one in planned if one.job.measure.name == "latency")
+    record = Record("latency", job.measure.version, job.cell.part(job.measure.fields), then, HERE.id, "ok", "", {})
+    record = replace(record, values={"anchor": anchor_digest(record.key)})
+    assert (record.key == job.key) == bool(then)
+    assert bool(run._anchors([job], {record.key: record})) == bool(then)
+
+
 CROSSED = """
 question = "Which?"
 [[grid]]

@@ -1,5 +1,7 @@
 """Looks at a model in the course of its training, and the scenes that they are made on."""
 
+import time
+
 import numpy as np
 import pytest
 import torch
@@ -84,6 +86,7 @@ def test_training_ends_when_the_pair_is_told_apart(tmp_path, monkeypatch):
 
     def look(*_, **__):
         torch.rand(7)  # whatever a look draws
+        time.sleep(0.2)
         return next(looks)
 
     monkeypatch.setattr("bench.training.checks.pair_accuracy", look)
@@ -92,7 +95,9 @@ def test_training_ends_when_the_pair_is_told_apart(tmp_path, monkeypatch):
     model = bench.build("cnn_pico", "linear", size=(32, 32), classes=len(data.classes))
     checks = Checks(val, plan, size=(32, 32))
     options = {"size": (32, 32), "dtype": torch.float32, "device": torch.device("cpu"), "seed": 0}
+    began = time.perf_counter()
     trained = train(model, data, plan, report=lambda *_: None, checks=checks, **options)
+    assert trained.seconds <= time.perf_counter() - began - 0.4, "looks are no training"
     assert len(trained.losses) == 8
     assert (checks.seen, checks.solved) == ([(4, None), (8, 95.0)], 8)
     assert model.training, "a look leaves it as it was"
