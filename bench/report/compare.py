@@ -13,11 +13,13 @@ claimed between the two. A figure that was taken in company has no rank, is on n
 
 import csv
 import io
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from bench.errors import UserError, unknown
 from bench.plan.cell import FIELDS
@@ -36,6 +38,8 @@ if TYPE_CHECKING:
 AXES = (*(name for name in FIELDS if name != "seed"), "resolution")
 """What rows can be chosen and identified by; ``resolution`` is ``HxW``, or one number for a square."""
 _CONTEXT = ("recipe", "batch")
+Pair = tuple[Part, Part]
+"""The parts that a row's cost and its value come from."""
 IMPORTANCE = ("rank", "cost rank", MARGIN, SPREAD)
 """Columns that a narrow terminal may leave out, what is left out last first; cost and value always stay."""
 
@@ -227,7 +231,7 @@ def _section(
         # Rows that differ only in fields that neither number depends on are one point.
         fields = {name: row.fields[name] for name in matters if name in row.fields}
         parts = row.parts.get(cost_measure.name), row.parts.get(value_measure.name)
-        if parts[0] and parts[1] and cost_name in row.values and value_name in row.values:
+        if parts[0] and parts[1] and cost_name in parts[0].values and value_name in parts[1].values:
             context = tuple(str(fields.get(name, "")) for name in _CONTEXT)
             groups.setdefault(context, {})[parts[0], parts[1]] = fields
         else:
@@ -297,11 +301,12 @@ def _points(
             return worth > other_worth and _differ(value_measure, value_name, one[1], other[1])
         return worth > other_worth and differ(one[1], other[1])
 
+    known = spread is not None or bool(paired.paired) or timed_value or bool(_series(cost_measure, cost_name))
+    nearly = _unbeaten(quiet, front, coordinates, beats) if known else set()
     points = []
     for parts in ordered:
         optimal = parts in front
-        known = spread is not None or paired.paired or timed_value or bool(_series(cost_measure, cost_name))
-        near = not optimal and bool(known) and parts in quiet and not any(beats(other, parts) for other in quiet)
+        near = parts in nearly
         stat = stats[parts[1]]
         series = cost_measure.interleaved.removesuffix("_ms")
         margin = parts[0].values.get(cost_measure.margin)
@@ -321,6 +326,39 @@ def _points(
             )
         )
     return points
+
+
+def _unbeaten(
+    quiet: Sequence[Pair],
+    front: Collection[Pair],
+    place: Callable[[Pair], tuple[float, float]],
+    beats: Callable[..., bool],
+) -> set[Pair]:
+    """Those off the front that nothing is claimed to beat.
+
+    Only what costs no more and is worth more can. Most rows are beaten by one of the front, which is short; the others
+    lie close behind it, and few beat them even in figures.
+
+    Args:
+        quiet: cheapest first.
+        front: of them.
+        place: cost and worth of one.
+        beats: whether the one is claimed to beat the other.
+    """
+    prices, worths = np.array([place(parts) for parts in quiet], dtype=float).reshape(-1, 2).T
+    everywhere = np.arange(len(quiet))
+    stairs = np.array([index for index, parts in enumerate(quiet) if parts in front], dtype=int)
+    found: set[Pair] = set()
+    for index, parts in enumerate(quiet):
+        if parts in front:
+            continue
+        for some in (stairs, everywhere):  # cheapest first: what costs the least is the surest to cost less
+            better = some[(prices[some] <= prices[index]) & (worths[some] > worths[index])]
+            if any(beats(quiet[other], parts) for other in better):
+                break
+        else:
+            found.add(parts)
+    return found
 
 
 def _series(measure: Measure, column: str) -> str:
@@ -393,7 +431,8 @@ def _column(name: str) -> tuple[Measure, Column]:
 def _check_class(name: str, rows: Iterable[Row]) -> None:
     """Refuse ``column[class]`` for a class, and a bare column of classes, that no row has; says which there are."""
     plain = name.partition("[")[0]
-    classes = sorted({key for row in rows for key in row.values if key.startswith(f"{plain}[")})
+    parts = {part for row in rows for part in row.parts.values()}
+    classes = sorted({key for part in parts for key in part.values if key.startswith(f"{plain}[")})
     if (classes or "[" in name) and name not in classes:
         raise unknown("column", name, classes or [plain])
 
