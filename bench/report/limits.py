@@ -6,8 +6,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from bench.errors import UserError, unknown
+from bench.errors import UserError
 from bench.plan.measure import Column
+from bench.report.choosing import column_of
 
 # SI prefixes are powers of 1000, IEC prefixes of 1024.
 _UNITS: Mapping[str, Mapping[str, float]] = {
@@ -32,7 +33,16 @@ _TWO_WAYS = {
 """What could be read as either of two."""
 _NUMBER = r"([+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)"
 _AMOUNT = re.compile(rf"\s*{_NUMBER}\s*(.*?)\s*")
-_EXPRESSION = re.compile(r"\s*([\w\[\] .:-]+?)\s*(<=|>=|<|>)\s*(.+?)\s*")
+_EXPRESSION = re.compile(r"\s*([\w\[\] .:-]+?)\s*(<=|>=|<(?!=)|>(?!=))\s*(.+?)\s*")
+
+OPTIONS = {
+    "max-latency": "latency_ms",
+    "min-images-per-s": "images_per_s",
+    "max-memory": "peak_mib",
+    "max-params": "params_m",
+    "max-energy": "joules_per_image",
+}
+"""Options of the command line, and the columns that they limit."""
 
 Bound = Literal["most", "least"]
 
@@ -75,7 +85,23 @@ def amount(text: str, column: Column, option: str) -> float:
     return _amount(text, column, option, bare=column.unit in {"", "1/s", "steps", "%"})
 
 
-def expression(text: str, known: Mapping[str, Column]) -> Limit:
+def option(name: str, text: str) -> Limit:
+    """A limit from an option of a command line: ``max-latency`` and ``20ms``.
+
+    Raises:
+        UserError: see `amount`.
+    """
+    column = column_of(OPTIONS[name])[1]
+    bound: Bound = "most" if name.startswith("max") else "least"
+    return Limit(column, column.name, bound, amount(text, column, f"--{name}"), f"--{name} {text}")
+
+
+def is_expression(text: str) -> bool:
+    """Whether a text has a sign of comparison, and so is for `expression`."""
+    return bool(re.search(r"[<>]", text))
+
+
+def expression(text: str) -> Limit:
     """A limit from ``COLUMN<=VALUE`` or ``COLUMN>=VALUE``; without a unit it is in the column's.
 
     Raises:
@@ -85,9 +111,7 @@ def expression(text: str, known: Mapping[str, Column]) -> Limit:
     if match is None:
         raise UserError(f"--where {text}: COLUMN<=VALUE or COLUMN>=VALUE is wanted, e.g. --where 'latency_ms<=20'")
     name, sign, value = match.groups()
-    column = known.get(name.partition("[")[0])
-    if column is None:
-        raise unknown("column", name, known)
+    column = column_of(name)[1]
     if sign in "<>":
         raise UserError(f"--where {text}: a measured value is never just at a limit; write {name}{sign}={value}")
     number = _amount(value, column, f"--where {text}", bare=True)
