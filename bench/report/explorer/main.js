@@ -33,17 +33,22 @@ function look() {
   const { marks, lines } = charted.length ? fronts(charted.filter((row) => within(row) === "in")) : { marks: new Map(), lines: [] };
   const answers = COLUMNS.has(state.y) && better(state.y) ? solve(inside) : [];
   const picks = new Set(answers.map((answer) => answer.pick ?? answer.best));
-  // A pick is drawn at its point, which another row of the same two measurements may stand for.
-  standIn(charted, picks);
+  sharePoints(inside, marks, picks);
   looked = { key, found: { rows, inside, points: charted, answers, picks, marks, lines } };
   return looked.found;
 }
 
-function standIn(charted, picks) {
+// What is said of a row holds for all rows of the same two measurements, one of which stands for them in the chart.
+function sharePoints(rows, marks, picks) {
   const parts = [state.x, state.y].map((name) => MEASURES.get(COLUMNS.get(name)?.measure)?.at);
   if (!parts.every(Boolean)) return;
-  const same = (one, other) => parts.every((at) => at[one] === at[other]);
-  for (const pick of [...picks]) for (const row of charted) if (same(pick, row)) picks.add(row);
+  const point = (row) => `${parts[0][row]} ${parts[1][row]}`;
+  const marked = new Map([...marks].map(([row, mark]) => [point(row), mark]));
+  const picked = new Set([...picks].map(point));
+  for (const row of rows) {
+    if (marked.has(point(row))) marks.set(row, marked.get(point(row)));
+    if (picked.has(point(row))) picks.add(row);
+  }
 }
 
 function drawSummary(found) {
@@ -186,7 +191,7 @@ function listen() {
   });
   document.getElementById("previous").addEventListener("click", () => change({ page: state.page - 1 }));
   document.getElementById("next").addEventListener("click", () => change({ page: state.page + 1 }));
-  document.getElementById("csv").addEventListener("click", () => download("densebench.csv", asCsv(sorted(look().inside))));
+  document.getElementById("csv").addEventListener("click", () => download("densebench.csv", asCsv(sorted(look().inside), look())));
   document.getElementById("copy").addEventListener("click", (event) => copyText(location.href, event.target));
   document.getElementById("reset").addEventListener("click", () => ((added = []), (state = fresh()), change({ ...state })));
   document.getElementById("beside").addEventListener("click", sideBySide);

@@ -105,12 +105,13 @@ function tableRow(row, names, found) {
   return element("tr", { class: found.picks.has(row) ? "pick" : null, onclick: (event) => event.target.closest("button") || getSelection().toString() || change({ row: DATA.rows.id[row] }) }, element("td", { class: "opens" }, open), ...cells);
 }
 
-// Rows on show as CSV: all that they are known by, and every number with its spread.
-function asCsv(rows) {
+// Rows on show as CSV: all that they are known by, where they stand in the chart, and every number with its error.
+function asCsv(rows, found) {
   const fields = [...FIELDS.keys()];
   const columns = [...COLUMNS.keys()].filter((name) => rows.some((row) => !Number.isNaN(numbers(name)[row])));
-  const head = [...fields, ...columns.flatMap((name) => [name, `${name}_sd`, `${name}_n`, `${name}_low`, `${name}_high`, `${name}_company`])];
-  const lines = rows.map((row) => [...fields.map((name) => fieldOf(name, row) ?? ""), ...columns.flatMap((name) => csvNumbers(name, row))]);
+  const head = [...fields, "rank", "pareto", "pick", ...columns.flatMap((name) => [name, `${name}_sd`, `${name}_n`, `${name}_low`, `${name}_high`, `${name}_company`])];
+  const stands = (row) => [DATA.rows.rank[row], found.marks.get(row) ?? "", found.picks.has(row) ? "1" : ""];
+  const lines = rows.map((row) => [...fields.map((name) => fieldOf(name, row) ?? ""), ...stands(row), ...columns.flatMap((name) => csvNumbers(name, row))]);
   return [head, ...lines].map((line) => line.map(csvCell).join(",")).join("\n") + "\n";
 }
 
