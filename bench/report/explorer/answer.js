@@ -138,15 +138,16 @@ function solve(rows) {
     const best = group.reduce((one, other) => (sign * objective[other] > sign * objective[one] ? other : one));
     const unknown = group.some((row) => row !== best && apart(state.y, best, row) === null);
     const tied = group.filter((row) => row === best || objective[row] === objective[best] || apart(state.y, best, row) === false);
-    return { best, tied, unknown, group, ...cheapest(tied) };
+    return { best, tied, unknown, group, ...cheapest(tied, best) };
   });
   return answers.sort((one, other) => other.group.length - one.group.length || one.best - other.best);
 }
 
-function cheapest(tied) {
+function cheapest(tied, best) {
+  if (!better(state.x)) return { pick: best, alike: [] };
   const cost = numbers(state.x);
   const sign = better(state.x) === "higher" ? -1 : 1;
-  const priced = better(state.x) ? tied.filter((row) => !Number.isNaN(cost[row]) && !inCompany(state.x, row)) : [];
+  const priced = tied.filter((row) => !Number.isNaN(cost[row]) && !inCompany(state.x, row));
   if (!priced.length) return { pick: null, alike: [] };
   const pick = priced.reduce((one, other) => (sign * cost[other] < sign * cost[one] ? other : one));
   const parts = MEASURES.get(COLUMNS.get(state.x).measure).at;

@@ -13,7 +13,7 @@ from typing import Any
 
 from bench import catalogue
 from bench.plan.cell import DEFAULTS, FIELDS
-from bench.plan.measure import TRAINED, Column, Measure, measures
+from bench.plan.measure import TIMED, TRAINED, Column, Measure, measures
 from bench.report.explorer.ties import groups
 from bench.report.rows import DERIVED, Part, Reading, Row, Table, columns, headline
 from bench.report.tables import COMPANY_NOTE, IN_COMPANY
@@ -188,7 +188,8 @@ def _measure(measure: Measure, parts: Sequence[Part], at: Sequence[int]) -> dict
     if measure.trains:
         found |= {"seeds": [[record.fields["seed"] for record in part.records] for part in parts]}
         found |= {"pictures": {index: names for index, part in enumerate(parts) if (names := _pictures(part))}}
-    return {name: value for name, value in found.items() if value not in ({}, {"values": [], "at": [-1] * len(parts)})}
+    empty = ({}, {"values": [], "at": [-1] * len(parts)})
+    return {name: value for name, value in found.items() if name == "numbers" or value not in empty}
 
 
 def _pictures(part: Part) -> list[str]:
@@ -263,8 +264,8 @@ def _columns(kept: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _column(measure: Measure, column: Column) -> dict[str, Any]:
-    of_time = bool(measure.interleaved) and column.name in (measure.interleaved, measure.margin)
-    return asdict(column) | {"measure": measure.name, "margin": measure.margin if of_time else ""}
+    timed = column.unit in TIMED or column.name.endswith("_ci_pct")
+    return asdict(column) | {"measure": measure.name, "timed": timed}
 
 
 def _group(place: int, group: Any, places: Mapping[str, Mapping[Part, int]]) -> dict[str, Any]:

@@ -31,8 +31,8 @@ function look() {
   const inside = rows.filter((row) => within(row) !== "out");
   const charted = COLUMNS.has(state.x) && COLUMNS.has(state.y) ? points(rows) : [];
   const { marks, lines } = charted.length ? fronts(charted.filter((row) => within(row) === "in")) : { marks: new Map(), lines: [] };
-  const answers = COLUMNS.has(state.y) && better(state.y) ? solve(inside) : [];
-  const picks = new Set(answers.map((answer) => answer.pick ?? answer.best));
+  const answers = COLUMNS.has(state.x) && COLUMNS.has(state.y) && better(state.y) ? solve(inside) : [];
+  const picks = new Set(answers.map((answer) => answer.pick).filter((row) => row !== null));
   sharePoints(inside, marks, picks);
   looked = { key, found: { rows, inside, points: charted, answers, picks, marks, lines } };
   return looked.found;
@@ -119,7 +119,7 @@ function distinct(name, rows) {
 function answerText(answer, found) {
   const { best, tied, pick, alike, unknown, group } = answer;
   const others = varying(group);
-  const y = COLUMNS.get(state.y);
+  const [x, y] = [COLUMNS.get(state.x), COLUMNS.get(state.y)];
   const rest = distinct(state.y, tied.filter((row) => MEASURES.get(y.measure).at[row] !== MEASURES.get(y.measure).at[best]));
   const many = found.answers.length > 1;
   const lines = [];
@@ -129,18 +129,18 @@ function answerText(answer, found) {
   else words.push("Nothing else is as good. ");
   if (unknown) words.push(`What may be claimed is not known of all ${y.title} here, so a small difference may be chance. `);
   if (pick !== null) lines.push(pickText(answer, others));
-  else if (better(state.x)) lines.push(element("p", { class: "pick" }, `None of them has ${labelOf(state.x)}, so no pick is made by it.`));
+  else lines.push(element("p", { class: "pick" }, `No pick: no ${COLUMNS.get(state.x).title} of the best may be claimed; a constraint on it leaves such rows out.`));
   lines.push(element("p", {}, ...words));
   if (alike.length) lines.push(element("p", {}, `By ${COLUMNS.get(state.x).title} alone the pick cannot be told apart from `, ...listed(distinct(state.x, alike), others), "."));
-  const company = found.inside.filter((row) => inCompany(state.y, row) || inCompany(state.x, row) || within(row) === "company").length;
-  if (company) lines.push(element("p", { class: "soft" }, `${company} row${company === 1 ? "" : "s"} on show with figures taken in company (${DATA.company.sign}) take no part.`));
+  const company = group.filter((row) => inCompany(state.x, row)).length;
+  if (company) lines.push(element("p", { class: "soft" }, `${company} row${company === 1 ? "" : "s"} of it ${company === 1 ? "has" : "have"} ${x.title} taken in company (${DATA.company.sign}), of which nothing is claimed.`));
   return element("div", { class: "answer" }, ...lines);
 }
 
 function pickText({ pick, tied }, others) {
   const x = COLUMNS.get(state.x);
   const count = distinct(state.y, tied).length;
-  const why = count > 1 ? `the ${x.better === "lower" ? "lowest" : "highest"} ${x.title} of these ${count}` : "nothing else is as good";
+  const why = count > 1 && x.better === null ? `the best of ${count} that cannot be told apart` : count > 1 ? `the ${x.better === "lower" ? "lowest" : "highest"} ${x.title} of these ${count}` : "nothing else is as good";
   return element("p", { class: "pick" }, element("span", { "aria-hidden": "true" }, "★ "), "Pick: ", openButton(pick, others), ` – ${COLUMNS.get(state.y).title} ${withUnit(state.y, pick)}, ${x.title} ${withUnit(state.x, pick)}; ${why}.`);
 }
 
