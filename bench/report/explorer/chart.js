@@ -17,16 +17,17 @@ function valuesOf(name, rows) {
   if (!name || COLUMNS.has(name)) return [];
   const { values, at } = FIELDS.get(name);
   const found = new Set(rows.map((row) => at[row]));
-  return [...values.map((value, index) => [value, index]).filter(([, index]) => found.has(index)).map(([value]) => shown(value)), ...(found.has(-1) ? ["–"] : [])];
+  const known = values.filter((_, index) => found.has(index)).map(shown);
+  return found.has(-1) ? [...known, "–"] : known;
 }
 
-// Colour and shape of each value: by its place among all values, so that a filter changes none of them where they suffice.
+// Colour and shape of each value: by its place among all values, so that a filter changes none, where colours suffice.
 function styles(rows) {
   const values = valuesOf(state.colour, rows);
   const range = dark() ? DARK : LIGHT;
-  const found = new Map();
-  values.forEach((value, index) => found.set(value, { colour: range[index % range.length], shape: SHAPES[index % SHAPES.length] }));
-  return found;
+  const all = valuesOf(state.colour, ROWS);
+  const places = all.length <= range.length ? all : values;
+  return new Map(values.map((value) => [value, { colour: range[places.indexOf(value) % range.length], shape: SHAPES[places.indexOf(value) % SHAPES.length] }]));
 }
 
 function bounds(name, row, bars) {
@@ -46,7 +47,7 @@ function datum(row, marks, picks, style) {
   const of = style.get(shown(fieldOf(state.colour, row)));
   return {
     i: row, x: numbers(state.x)[row], y: numbers(state.y)[row], xl, xh, yl, yh,
-    c: COLUMNS.has(state.colour) ? numbers(state.colour)[row] : (of?.colour ?? css("--accent")),
+    c: COLUMNS.has(state.colour) ? orNull(numbers(state.colour)[row]) : (of?.colour ?? css("--accent")),
     s: of?.shape ?? "circle",
     f: facetOf(row),
     m: marks.get(row) ?? "",
@@ -54,6 +55,11 @@ function datum(row, marks, picks, style) {
     o: !inside ? 0.16 : company ? 0.5 : 1,
     z: (picks.has(row) ? 3 : marks.get(row) === "front" ? 2 : 1) + (inside ? 10 : 0),
   };
+}
+
+// A number for the chart; unknown is null.
+function orNull(value) {
+  return Number.isNaN(value) ? null : value;
 }
 
 function facetOf(row) {
@@ -97,19 +103,17 @@ function axis(name, key, domain, log) {
   return found;
 }
 
+// Colour of marks: a number by a scale, where it is unknown grey.
 function colouring(rows) {
   if (!COLUMNS.has(state.colour)) return { field: "c", type: "nominal", scale: null, legend: null };
-  const type = isAllPositive(state.colour, rows) ? "log" : "linear";
-  return {
-    field: "c", type: "quantitative", title: labelOf(state.colour),
-    scale: { type, scheme: "viridis", reverse: !dark(), ...(type === "log" ? {} : { zero: false }) },
-    legend: { orient: "top", gradientLength: 220, format: "~g" },
-  };
-}
-
-function isAllPositive(name, rows) {
-  const values = rows.map((row) => numbers(name)[row]).filter((value) => !Number.isNaN(value));
-  return values.length > 0 && values.every((value) => value > 0) && Math.max(...values) / Math.min(...values) > 20;
+  const known = rows.map((row) => numbers(state.colour)[row]).filter((value) => !Number.isNaN(value));
+  if (!known.length) return { value: css("--front") };
+  const domain = [known.reduce((one, other) => Math.min(one, other)), known.reduce((one, other) => Math.max(one, other))];
+  const log = domain[0] > 0 && domain[1] / domain[0] > 5;
+  const scale = { type: log ? "log" : "linear", domain, scheme: { name: "viridis", extent: dark() ? [0.25, 1] : [0.95, 0] }, ...(log ? {} : { zero: false }) };
+  const legend = { orient: "top", gradientLength: 260, labelExpr: "format(datum.value, '.4~g')", ...(log ? { values: ticks(...domain) } : {}) };
+  const of = { field: "c", type: "quantitative", title: labelOf(state.colour), scale, legend };
+  return { condition: { test: "isValid(datum.c)", ...of }, value: css("--front") };
 }
 
 function layers(rows, lines, frame, labels) {
@@ -133,18 +137,19 @@ function layers(rows, lines, frame, labels) {
       encoding: { x, y, detail: { field: "l", type: "nominal" } },
     });
   }
-  found.push({
-    name: "points",
-    mark: { type: "point", strokeWidth: 1.6, aria: false, tooltip: null, cursor: "pointer" },
+  const marks = (name, test, fill) => ({
+    name,
+    transform: [{ filter: test }],
+    mark: { type: "point", aria: false, tooltip: null, cursor: "pointer", ...fill },
     encoding: {
       x, y, color, opacity,
       shape: { field: "s", type: "nominal", scale: null, legend: null },
-      fill: { condition: { test: "datum.m === 'front'", ...color }, value: css("--panel") },
       strokeWidth: { condition: { test: "datum.m === 'near'", value: 3 }, value: 1.6 },
       size: { condition: { test: "datum.p", value: 190 }, value: rows.length > 600 ? 34 : 80 },
       order: { field: "z", type: "quantitative" },
     },
   });
+  found.push(marks("points", "datum.m !== 'front'", { fill: css("--panel") }), marks("front", "datum.m === 'front'", { filled: true }));
   found.push({
     transform: [{ filter: "datum.p" }],
     mark: { type: "point", shape: "circle", size: 620, strokeWidth: 1.6, stroke: css("--pick"), fill: null, aria: false, tooltip: null },
@@ -225,8 +230,8 @@ function specification(rows, marks, lines, picks, style, width) {
   const base = { data: { values }, config: configuration(), autosize: { type: "pad", contains: "padding" }, padding: 4 };
   if (!state.facet) return { ...base, width: frame.width, height: frame.height, layer };
   const facets = new Set(values.map((value) => value.f)).size;
-  const columns = Math.max(1, Math.min(facets, Math.floor(width / 300)));
-  const each = Math.max(190, Math.floor(width / columns) - 74);
+  const columns = Math.max(1, Math.min(facets, Math.floor(width / 260)));
+  const each = Math.max(170, Math.floor((width - 66) / columns) - 22);
   return {
     ...base,
     facet: { field: "f", type: "nominal", title: labelOf(state.facet), sort: facetOrder(rows) },

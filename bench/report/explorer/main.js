@@ -129,12 +129,17 @@ function answerText(answer, found) {
   else words.push("Nothing else is as good. ");
   if (unknown) words.push(`What may be claimed is not known of all ${y.title} here, so a small difference may be chance. `);
   if (pick !== null) lines.push(pickText(answer, others));
-  else lines.push(element("p", { class: "pick" }, `No pick: no ${COLUMNS.get(state.x).title} of the best may be claimed; a constraint on it leaves such rows out.`));
+  else lines.push(element("p", { class: "pick" }, noPick(tied, x)));
   lines.push(element("p", {}, ...words));
   if (alike.length) lines.push(element("p", {}, `By ${COLUMNS.get(state.x).title} alone the pick cannot be told apart from `, ...listed(distinct(state.x, alike), others), "."));
   const company = group.filter((row) => inCompany(state.x, row)).length;
   if (company) lines.push(element("p", { class: "soft" }, `${company} row${company === 1 ? "" : "s"} of it ${company === 1 ? "has" : "have"} ${x.title} taken in company (${DATA.company.sign}), of which nothing is claimed.`));
   return element("div", { class: "answer" }, ...lines);
+}
+
+function noPick(tied, x) {
+  const why = tied.some((row) => !Number.isNaN(numbers(state.x)[row])) ? "was taken in company, and nothing is claimed of it" : "is unknown";
+  return `No pick: ${x.title} of what is best ${why}. A constraint on it leaves such rows out.`;
 }
 
 function pickText({ pick, tied }, others) {

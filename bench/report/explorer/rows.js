@@ -12,9 +12,14 @@ const COLUMNS = new Map();
 const decoded = new Map();
 
 function coded(texts) {
-  const at = new Map();
-  for (const text of texts) if (text !== null && !at.has(text)) at.set(text, at.size);
-  return { values: [...at.keys()], at: texts.map((text) => (text === null ? -1 : at.get(text))) };
+  const values = [...new Set(texts)].filter((text) => text !== null).sort(order);
+  const at = new Map(values.map((text, index) => [text, index]));
+  return { values, at: texts.map((text) => at.get(text) ?? -1) };
+}
+
+// Numbers by their value, names as people sort them: 64x64 before 128x128.
+function order(one, other) {
+  return typeof one === "number" && typeof other === "number" ? one - other : String(one).localeCompare(String(other), "en", { numeric: true });
 }
 
 function tableOf(row) {

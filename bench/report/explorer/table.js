@@ -35,10 +35,6 @@ function compareBy(name) {
   return (one, other) => (at[one] < 0 ? NaN : place.get(at[one]) - place.get(at[other]));
 }
 
-function order(one, other) {
-  return typeof one === "number" && typeof other === "number" ? one - other : String(one).localeCompare(String(other), "en", { numeric: true });
-}
-
 // Rows in the order of the table; what is unknown comes last, whichever way.
 function sorted(rows) {
   const name = state.sort.replace(/^-/, "");

@@ -87,7 +87,7 @@ def test_a_time_in_company_is_no_ground_for_a_pick(visit: Visit, small: Path) ->
     assert "odd" not in said, "the best and the quickest, were it certain"
     assert "Pick: quick/16" in said
     alone = visit(small, f"{VIEW}&f.backbone=odd")
-    assert "No pick: no turn of the best may be claimed" in answer(alone)
+    assert "No pick: turn of what is best was taken in company" in answer(alone)
     assert "Best mIoU: odd/16 linear 128x128 with 13.5" in answer(alone)
 
 
@@ -134,6 +134,8 @@ def test_axes_are_any_columns(visit: Visit, small: Path) -> None:
     drawn(page, 1)
     assert page.inner_text("#chart-title") == "IoU of disc against params"
     assert "differences may be chance" in page.text_content("#notes-text")
+    page.select_option("#colour", "ap")
+    drawn(page, 1)
     page.select_option("#y", "ap")
     assert "No row on show has both params (M) and AP (%)" in page.inner_text("#chart")
 
@@ -189,7 +191,7 @@ def test_a_row_opens_by_the_keyboard_and_closes_to_where_it_was(visit: Visit, sm
 def test_a_point_opens_its_row(visit: Visit, small: Path) -> None:
     page = visit(small, f"{VIEW}&f.backbone=worse")
     drawn(page, 1)
-    mark = page.locator("#chart svg .mark-symbol.points path, #chart svg [class*=points] path").first
+    mark = page.locator("#chart svg .mark-symbol path").first
     mark.hover()
     assert "worse/16" in page.inner_text("#tip")
     mark.click()
