@@ -39,20 +39,29 @@ function disjoint(one, other) {
   return one && other ? one[1] < other[0] || other[1] < one[0] : null;
 }
 
-// Rows that may be compared: one table, and one recipe and batch where a column of the axes depends on them.
-function context(row) {
+// What rows of one context share beside their table: fields that a column of the axes depends on.
+function shared() {
   const depends = new Set([state.x, state.y].flatMap((name) => MEASURES.get(COLUMNS.get(name)?.measure)?.fields ?? []));
-  const words = ["recipe", "batch"].filter((name) => depends.has(name)).map((name) => shown(fieldOf(name, row)));
-  return [DATA.rows.table[row], ...words].join("\u0000");
+  return ["recipe", "batch"].filter((name) => depends.has(name) && FIELDS.has(name));
+}
+
+let placed = { key: null, of: null };
+
+// Rows that may be compared: one table, and one recipe and batch where the axes depend on them. A text for each row.
+function context(row) {
+  const key = `${state.x}\u0000${state.y}`;
+  if (placed.key !== key) placed = { key, of: placesOf(shared()) };
+  return placed.of[row];
+}
+
+function placesOf(names) {
+  return ROWS.map((row) => [DATA.rows.table[row], ...names.map((name) => FIELDS.get(name).at[row])].join(" "));
 }
 
 function contextText(row) {
   const table = tableOf(row);
   const words = [DATA.machines[table.machine][0], `${table.task} on ${table.dataset}`];
-  const depends = new Set([state.x, state.y].flatMap((name) => MEASURES.get(COLUMNS.get(name)?.measure)?.fields ?? []));
-  for (const name of ["recipe", "batch"]) {
-    if (depends.has(name) && fieldOf(name, row) !== null) words.push(`${name} ${fieldOf(name, row)}`);
-  }
+  for (const name of shared()) if (fieldOf(name, row) !== null) words.push(`${name} ${fieldOf(name, row)}`);
   return words.join(", ");
 }
 
@@ -70,18 +79,21 @@ function contexts(rows) {
 function points(rows) {
   const [x, y] = [state.x, state.y].map((name) => numbers(name));
   const parts = [state.x, state.y].map((name) => MEASURES.get(COLUMNS.get(name).measure).at);
+  const [colour, facet] = [state.colour, state.facet].map(placeIn);
   const found = new Map();
   for (const row of rows) {
     if (Number.isNaN(x[row]) || Number.isNaN(y[row])) continue;
-    const key = [context(row), parts[0][row], parts[1][row], fieldOrNumber(state.colour, row), fieldOrNumber(state.facet, row)].join("\u0000");
+    const key = `${context(row)} ${parts[0][row]} ${parts[1][row]} ${colour(row)} ${facet(row)}`;
     if (!found.has(key)) found.set(key, row);
   }
   return [...found.values()];
 }
 
-function fieldOrNumber(name, row) {
-  if (!name) return "";
-  return COLUMNS.has(name) ? numbers(name)[row] : shown(fieldOf(name, row));
+// A function that says what tells a row from others in a field or column.
+function placeIn(name) {
+  if (!name) return () => "";
+  const of = COLUMNS.has(name) ? numbers(name) : FIELDS.get(name).at;
+  return (row) => of[row];
 }
 
 // The Pareto fronts of these rows, one for each context, and what may belong to them: row -> "front" or "near".

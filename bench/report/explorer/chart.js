@@ -255,6 +255,7 @@ async function drawChart(found) {
   view = null;
   place.replaceChildren();
   place.removeAttribute("role");
+  delete place.dataset.drawn;
   if (!rows.length) return place.append(emptyChart());
   if (state.facet && new Set(rows.map(facetOf)).size > FACETS) {
     return place.append(element("p", { class: "note" }, `${labelOf(state.facet)} has more than ${FACETS} values on show; filter them, or choose another facet.`));

@@ -13,12 +13,21 @@ function render(only = null) {
     drawAnswer(found);
     drawColumns(found.inside);
     drawNotes(found);
-    drawChart(found);
+    chartSoon(found);
   }
   const box = document.getElementById("find");
   if (document.activeElement !== box) box.value = state.q;
   drawTable(found);
   drawDetail(found);
+}
+
+let soon = 0;
+
+// A chart of thousands of points takes a moment: while a slider moves, the answer goes before it.
+function chartSoon(found) {
+  clearTimeout(soon);
+  if (found.points.length <= SVG) return drawChart(found);
+  soon = setTimeout(() => drawChart(found), 200);
 }
 
 let looked = { key: null, found: null };

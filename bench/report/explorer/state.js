@@ -85,13 +85,23 @@ function textOf(row) {
   return texts.get(row);
 }
 
+const STANDS = ["in", "out", "company"];
+let judged = { key: null, of: null };
+
 // Whether a row is within the constraints: "in", "out", or "company" where a figure that decides was taken in company.
 function within(row) {
-  let found = "in";
-  for (const [name, limit] of Object.entries(state.limits)) {
-    const value = numbers(name)[row];
-    if (Number.isNaN(value) || (better(name) === "lower" ? value > limit : value < limit)) return "out";
-    if (inCompany(name, row)) found = "company";
+  if (judged.key !== state.limits) judged = { key: state.limits, of: judge(state.limits) };
+  return STANDS[judged.of[row]];
+}
+
+function judge(limits) {
+  const of = new Uint8Array(COUNT);
+  for (const [name, limit] of Object.entries(limits)) {
+    const [values, lower] = [numbers(name), better(name) === "lower"];
+    for (const row of ROWS) {
+      if (!(lower ? values[row] <= limit : values[row] >= limit)) of[row] = 1;
+      else if (!of[row] && inCompany(name, row)) of[row] = 2;
+    }
   }
-  return found;
+  return of;
 }
