@@ -98,7 +98,7 @@ function axis(name, key, domain, log) {
   const column = COLUMNS.get(name);
   const arrow = column.better === null ? "" : column.better === "lower" ? " – lower is better" : " – higher is better";
   const scale = { type: log ? "log" : "linear", domain, nice: false, ...(log ? {} : { zero: false }) };
-  const found = { field: key, type: "quantitative", scale, title: labelOf(name) + arrow, axis: { format: "~g" } };
+  const found = { field: key, type: "quantitative", scale, title: labelOf(name) + arrow, axis: { format: ".6~g" } };
   if (log) found.axis.values = ticks(...domain);
   return found;
 }
@@ -111,7 +111,7 @@ function colouring(rows) {
   const domain = [known.reduce((one, other) => Math.min(one, other)), known.reduce((one, other) => Math.max(one, other))];
   const log = domain[0] > 0 && domain[1] / domain[0] > 5;
   const scale = { type: log ? "log" : "linear", domain, scheme: { name: "viridis", extent: dark() ? [0.25, 1] : [0.95, 0] }, ...(log ? {} : { zero: false }) };
-  const legend = { orient: "top", gradientLength: 260, labelExpr: "format(datum.value, '.4~g')", ...(log ? { values: ticks(...domain) } : {}) };
+  const legend = { orient: "top", gradientLength: 260, format: ".6~g", ...(log ? { values: ticks(...domain) } : {}) };
   const of = { field: "c", type: "quantitative", title: labelOf(state.colour), scale, legend };
   return { condition: { test: "isValid(datum.c)", ...of }, value: css("--front") };
 }
@@ -275,6 +275,7 @@ async function drawChart(found) {
 }
 
 function emptyChart() {
+  if (!COLUMNS.has(state.x) || !COLUMNS.has(state.y)) return element("p", { class: "note" }, "There are no two columns of numbers to draw.");
   const text = `No row on show has both ${labelOf(state.x)} and ${labelOf(state.y)}. Choose other columns, or leave out a filter.`;
   return element("p", { class: "note" }, text);
 }

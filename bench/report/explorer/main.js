@@ -66,7 +66,7 @@ function drawSummary(found) {
   const words = [`${COUNT} rows of ${machines} machine${machines === 1 ? "" : "s"}`, `${found.rows.length} on show`];
   if (outside) words.push(`${outside} outside the constraints`);
   document.getElementById("summary").textContent = words.join(" · ");
-  document.getElementById("chart-title").textContent = state.x && state.y ? `${COLUMNS.get(state.y).title} against ${COLUMNS.get(state.x).title}` : "Chart";
+  document.getElementById("chart-title").textContent = COLUMNS.has(state.x) && COLUMNS.has(state.y) ? `${COLUMNS.get(state.y).title} against ${COLUMNS.get(state.x).title}` : "Chart";
   warn(found);
 }
 
@@ -80,7 +80,8 @@ function warn(found) {
     words.push(`Several ${several.map((name) => `${labelOf(name)}s`).join(" and ")} are on show: their accuracies are not comparable. Fronts and answers are made for each of them alone.`);
   }
   if (valuesOf("machine", found.points).length > 1) words.push("Several machines are on show: each has its own front and answer; times of different machines are not claimed to differ.");
-  const lacking = found.rows.filter((row) => Number.isNaN(numbers(state.x || state.y)[row]) || Number.isNaN(numbers(state.y || state.x)[row])).length;
+  const axes = [state.x, state.y].filter((name) => COLUMNS.has(name)).map(numbers);
+  const lacking = found.rows.filter((row) => axes.some((of) => Number.isNaN(of[row]))).length;
   if (lacking && lacking < found.rows.length) words.push(`${lacking} of ${found.rows.length} rows on show lack one of the two numbers; they are in the table alone.`);
   place.textContent = words.join(" ");
   place.hidden = !words.length;
@@ -99,7 +100,8 @@ function drawAnswer(found) {
 }
 
 function noAnswer(found) {
-  if (!state.y || !better(state.y)) return `${labelOf(state.y) || "y"} has no better or worse: choose another column for y to have an answer.`;
+  if (!COLUMNS.has(state.x) || !COLUMNS.has(state.y)) return "There are no two columns of numbers to weigh against each other.";
+  if (!better(state.y)) return `${labelOf(state.y)} has no better or worse: choose another column for y to have an answer.`;
   if (!found.rows.length) return "No row is on show: leave out a filter.";
   return `No row on show is within the constraints and has ${labelOf(state.y)}: loosen one.`;
 }

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from bench.report.explorer import explore
-from tests.bench.records import small_catalogue, write
+from tests.bench.records import make, small_catalogue, write
 from tests.bench.report.explorer.turns import many, two_machines
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
@@ -45,6 +45,13 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A page of 10,000 rows."""
     return _written(tmp_path_factory, lambda folder: write(folder / "box", many()))
+
+
+@pytest.fixture(scope="session")
+def failed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A page of rows that all failed."""
+    records = [make("latency", backbone=name, status="oom", reason="no room") for name in ("a", "b")]
+    return _written(tmp_path_factory, lambda folder: write(folder / "box", records))
 
 
 @pytest.fixture

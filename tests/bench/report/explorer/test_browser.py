@@ -208,6 +208,15 @@ def test_what_failed_says_why_and_what_was_in_company_is_marked(visit: Visit, sm
     assert "a neighbour was busy. Nothing is claimed of it." in page.inner_text("#detail-body")
 
 
+def test_rows_without_any_number_are_rows_all_the_same(visit: Visit, failed: Path) -> None:
+    page = visit(failed)
+    assert "no two columns of numbers" in answer(page)
+    assert "no two columns of numbers" in page.inner_text("#chart")
+    assert names(page) == ["a", "b"]
+    page.locator("#table .open").first.click()
+    assert "latency: oom. no room" in page.inner_text("#detail-body")
+
+
 def test_names_are_shown_as_they_are_and_do_nothing(visit: Visit, small: Path) -> None:
     page = visit(small, VIEW)
     page.locator("#table .open[aria-label*='odd/16']").click()
