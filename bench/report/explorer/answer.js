@@ -28,7 +28,8 @@ function apart(name, one, other) {
 
 function apartWithin(name, first, second, one, other) {
   const { group } = first;
-  if (group.sets) return !group.sets[first.place].has(second.place);
+  // Where seed noise is unknown, any difference ranks, and none is claimed.
+  if (group.sets) return !group.sets[first.place].has(second.place) && (group.recipe !== null && group.seed === null ? null : true);
   if (group.recipe === null) return disjoint(endsOf(name, one), endsOf(name, other));
   if (group.seed === null) return null;
   const [n, m] = [one, other].map((row) => spreadOf(name, row)?.[0] ?? 1);

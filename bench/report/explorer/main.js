@@ -135,13 +135,14 @@ function answerText(answer, found) {
   const many = found.answers.length > 1;
   const lines = [];
   if (many) lines.push(element("h3", {}, contextText(best)));
-  const words = [`Best ${y.title}${constraintText()}: `, openButton(best, others), ` with ${withUnit(state.y, best)}. `];
-  if (rest.length) words.push(`${rest.length} other${rest.length === 1 ? "" : "s"} cannot be told apart from it: `, ...listed(rest, others), ". ");
-  else words.push("Nothing else is as good. ");
-  if (unknown) words.push(`What may be claimed is not known of all ${y.title} here, so a small difference may be chance. `);
-  if (pick !== null) lines.push(pickText(answer, others));
-  else lines.push(element("p", { class: "pick" }, noPick(tied, x)));
-  lines.push(element("p", {}, ...words));
+  if (pick === null) lines.push(element("p", { class: "pick" }, noPick(tied, x)));
+  else lines.push(pickText(answer, others));
+  if (pick !== best || rest.length) {
+    const words = [`Best ${y.title}${constraintText()}: `, openButton(best, others), ` with ${withUnit(state.y, best)}. `];
+    if (rest.length) words.push(`${rest.length} other${rest.length === 1 ? "" : "s"} cannot be told apart from it: `, ...listed(rest, others), ". ");
+    lines.push(element("p", {}, ...words));
+  }
+  if (unknown) lines.push(element("p", {}, `What may be claimed is not known of all ${y.title} here: a small difference may be chance.`));
   if (alike.length) lines.push(element("p", {}, `By ${COLUMNS.get(state.x).title} alone the pick cannot be told apart from `, ...listed(distinct(state.x, alike), others), "."));
   const company = group.filter((row) => inCompany(state.x, row)).length;
   if (company) lines.push(element("p", { class: "soft" }, `${company} row${company === 1 ? "" : "s"} of it ${company === 1 ? "has" : "have"} ${x.title} taken in company (${DATA.company.sign}), of which nothing is claimed.`));
@@ -153,11 +154,18 @@ function noPick(tied, x) {
   return `No pick: ${x.title} of what is best ${why}. A constraint on it leaves such rows out.`;
 }
 
-function pickText({ pick, tied }, others) {
-  const x = COLUMNS.get(state.x);
-  const count = distinct(state.y, tied).length;
-  const why = count > 1 && x.better === null ? `the best of ${count} that cannot be told apart` : count > 1 ? `the ${x.better === "lower" ? "lowest" : "highest"} ${x.title} of these ${count}` : "nothing else is as good";
-  return element("p", { class: "pick" }, element("span", { "aria-hidden": "true" }, "★ "), "Pick: ", openButton(pick, others), ` – ${COLUMNS.get(state.y).title} ${withUnit(state.y, pick)}, ${x.title} ${withUnit(state.x, pick)}; ${why}.`);
+function pickText(answer, others) {
+  const { pick } = answer;
+  const [x, y] = [COLUMNS.get(state.x), COLUMNS.get(state.y)];
+  return element("p", { class: "pick" }, element("span", { "aria-hidden": "true" }, "★ "), "Pick: ", openButton(pick, others), ` – ${y.title} ${withUnit(state.y, pick)}, ${x.title} ${withUnit(state.x, pick)}; ${whyPicked(answer)}.`);
+}
+
+function whyPicked({ tied, group, unknown }) {
+  const [x, y] = [COLUMNS.get(state.x), COLUMNS.get(state.y)];
+  const [alike, all] = [distinct(state.y, tied).length, distinct(state.y, group).length];
+  if (all === 1) return `the only one${constraintText()}`;
+  if (alike > 1) return x.better === null ? `the best of ${alike} that cannot be told apart` : `the ${x.better === "lower" ? "lowest" : "highest"} ${x.title} of ${alike} that cannot be told apart`;
+  return `the best ${y.title}${constraintText()}${unknown ? "" : `, told apart from ${all === 2 ? "the other" : `all ${all - 1} others`}`}`;
 }
 
 function drawNotes(found) {
