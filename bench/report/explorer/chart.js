@@ -334,3 +334,35 @@ function tip(event, row, found) {
   box.style.left = `${Math.min(event.clientX + 14, innerWidth - wide - 8)}px`;
   box.style.top = `${event.clientY + 14}px`;
 }
+
+let walked = null;
+
+// By the keyboard: left and right go from point to point in the order of x, Enter opens one. What it is at is said.
+function walk(event, found) {
+  const step = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
+  if (event.key === "Enter" && found.points.includes(walked)) change({ row: DATA.rows.id[walked] });
+  if (!step || !found.points.length || !view) return;
+  event.preventDefault();
+  const x = numbers(state.x);
+  const ordered = [...found.points].sort((one, other) => x[one] - x[other] || one - other);
+  const next = ordered.includes(walked) ? ordered.indexOf(walked) + step : step > 0 ? 0 : ordered.length - 1;
+  walked = ordered[Math.max(0, Math.min(ordered.length - 1, next))];
+  const [left, top] = pixelOf(walked);
+  tip({ clientX: left - 14, clientY: top - 4 }, walked, found);
+  document.getElementById("said").textContent = [...document.getElementById("tip").children].map((line) => line.textContent).join(", ");
+}
+
+// Where a point is in the window: found in what Vega has drawn.
+function pixelOf(row) {
+  const box = document.querySelector("#chart svg, #chart canvas").getBoundingClientRect();
+  const [left, top] = view.view.origin();
+  const todo = [[view.view.scenegraph().root, 0, 0]];
+  while (todo.length) {
+    const [mark, x, y] = todo.pop();
+    for (const item of mark.items ?? []) {
+      if (mark.marktype === "group") todo.push(...item.items.map((inner) => [inner, x + (item.x ?? 0), y + (item.y ?? 0)]));
+      else if (mark.marktype === "symbol" && item.datum?.i === row) return [box.left + left + x + item.x, box.top + top + y + item.y];
+    }
+  }
+  return [box.left, box.top];
+}

@@ -216,6 +216,8 @@ function listen() {
   document.getElementById("previous").addEventListener("click", () => change({ page: state.page - 1 }));
   document.getElementById("next").addEventListener("click", () => change({ page: state.page + 1 }));
   document.getElementById("csv").addEventListener("click", () => download("densebench.csv", asCsv(sorted(look().inside), look())));
+  document.getElementById("chart").addEventListener("keydown", (event) => walk(event, look()));
+  document.getElementById("chart").addEventListener("blur", () => tip(null));
   document.getElementById("copy").addEventListener("click", (event) => copyText(location.href, event.target));
   document.getElementById("reset").addEventListener("click", () => ((added = []), (state = fresh()), change({ ...state })));
   document.getElementById("beside").addEventListener("click", sideBySide);

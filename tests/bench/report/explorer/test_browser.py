@@ -204,6 +204,19 @@ def test_a_point_opens_its_row(visit: Visit, small: Path) -> None:
     assert page.inner_text("#detail-title") == "worse/16 linear 128x128"
 
 
+def test_points_are_walked_by_the_keyboard(visit: Visit, small: Path) -> None:
+    page = visit(small, f"{VIEW}&limit.turn_ms=40")
+    drawn(page, 6)
+    page.focus("#chart")
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("ArrowRight")
+    assert page.text_content("#said").startswith("quick/16 linear 128x128, mIoU 12.0 %, turn 11.9 ms")
+    tip, mark = page.locator("#tip").bounding_box(), page.locator("#chart svg").bounding_box()
+    assert mark["x"] < tip["x"] < mark["x"] + mark["width"]
+    page.keyboard.press("Enter")
+    assert page.inner_text("#detail-title") == "quick/16 linear 128x128"
+
+
 def test_what_failed_says_why_and_what_was_in_company_is_marked(visit: Visit, small: Path) -> None:
     page = visit(small, VIEW)
     page.locator("#table .open[aria-label*='broken/16']").click()
