@@ -4,10 +4,12 @@ The page is `page.html` with the styles, scripts and data in it: scripts are pla
 in one scope. Charts are Vega-Lite's. The same records, and the same release of Vega-Lite, give the same bytes.
 """
 
+import errno
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -36,17 +38,30 @@ def explore(results: Path, out: Path | None = None) -> tuple[Path, int]:
     """
     path = results / NAME if out is None else out
     found = folders(results)
-    readings = [read(folder) for folder in found]
-    near = path.parent.resolve()
-    known = data(readings, [_address(os.path.relpath(folder.resolve(), near)) for folder in found])
-    text = page(known, library())
+    charts = library()
+    with _replaced(path) as temporary:  # what cannot be written is said before rows are compared
+        near = path.parent.resolve()
+        places = [_address(os.path.relpath(folder.resolve(), near)) for folder in found]
+        known = data([read(folder) for folder in found], places)
+        temporary.write_text(page(known, charts), encoding="utf-8")
+    return path, len(known["rows"]["id"])
+
+
+@contextmanager
+def _replaced(path: Path) -> Iterator[Path]:
+    """A file that takes the place of another when all went well, and is gone when not."""
+    temporary = path.with_name(f".{path.name}.part")
     try:
-        temporary = path.with_name(f".{path.name}.part")
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(path)
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        temporary.touch()
+        try:
+            yield temporary
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
     except OSError as error:
         raise UserError(f"{path} cannot be written ({error.strerror}); name another file with --out") from error
-    return path, len(known["rows"]["id"])
 
 
 def page(known: Mapping[str, Any], charts: str) -> str:
