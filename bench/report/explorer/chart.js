@@ -39,7 +39,7 @@ function bounds(name, row, bars) {
   return seeds && seeds[1] !== null ? [value - seeds[1], value + seeds[1]] : [value, value];
 }
 
-function datum(row, marks, picks, style) {
+function datum(row, marks, picks, style, facets) {
   const [xl, xh] = bounds(state.x, row, state.bars);
   const [yl, yh] = bounds(state.y, row, state.bars);
   const inside = within(row) === "in";
@@ -49,7 +49,7 @@ function datum(row, marks, picks, style) {
     i: row, x: numbers(state.x)[row], y: numbers(state.y)[row], xl, xh, yl, yh,
     c: COLUMNS.has(state.colour) ? orNull(numbers(state.colour)[row]) : (of?.colour ?? css("--accent")),
     s: of?.shape ?? "circle",
-    f: facetOf(row),
+    f: facets.indexOf(facetOf(row)),
     m: marks.get(row) ?? "",
     p: picks.has(row),
     o: !inside ? 0.16 : company ? 0.5 : 1,
@@ -222,27 +222,33 @@ function shortNames(rows) {
 
 function specification(rows, marks, lines, picks, style, width) {
   const place = new Map(lines.flatMap((line, index) => line.map((row) => [row, String(index)])));
-  const values = rows.map((row) => ({ ...datum(row, marks, picks, style), l: place.get(row) ?? "" }));
+  const facets = facetNames(rows);
+  const values = rows.map((row) => ({ ...datum(row, marks, picks, style, facets), l: place.get(row) ?? "" }));
   const logs = [isLog(state.x, rows), isLog(state.y, rows)];
   const frame = { logs, x: domainOf(values, "xl", "xh", logs[0]), y: domainOf(values, "yl", "yh", logs[1]), width: width - 62, height: Math.min(440, Math.max(260, width * 0.55)) };
   const labels = labelsOf(rows, marks, values, frame);
   const layer = layers(rows, lines.length > 0, frame, labels);
   const base = { data: { values }, config: configuration(), autosize: { type: "pad", contains: "padding" }, padding: 4 };
   if (!state.facet) return { ...base, width: frame.width, height: frame.height, layer };
-  const facets = new Set(values.map((value) => value.f)).size;
-  const columns = Math.max(1, Math.min(facets, Math.floor(width / 260)));
+  const columns = Math.max(1, Math.min(facets.length, Math.floor(width / 260)));
   const each = Math.max(170, Math.floor((width - 66) / columns) - 22);
   return {
     ...base,
-    facet: { field: "f", type: "nominal", title: labelOf(state.facet), sort: facetOrder(rows) },
+    // Names are values and never a part of an expression, which they could break.
+    params: [{ name: "facets", value: facets }],
+    facet: { field: "f", type: "ordinal", title: labelOf(state.facet), header: { labelExpr: "facets[datum.value]" } },
     columns,
     spec: { width: each, height: Math.min(300, Math.max(200, each * 0.75)), layer },
   };
 }
 
-function facetOrder(rows) {
-  if (COLUMNS.has(state.facet)) return "ascending";
-  return valuesOf(state.facet, rows);
+// What facets are called, in their order.
+function facetNames(rows) {
+  if (!state.facet) return [""];
+  if (!COLUMNS.has(state.facet)) return valuesOf(state.facet, rows);
+  const of = numbers(state.facet);
+  const ordered = [...rows].sort((one, other) => (Number.isNaN(of[one]) ? 1 : Number.isNaN(of[other]) ? -1 : of[one] - of[other]));
+  return [...new Set(ordered.map(facetOf))];
 }
 
 async function drawChart(found) {
@@ -257,7 +263,7 @@ async function drawChart(found) {
   place.removeAttribute("role");
   delete place.dataset.drawn;
   if (!rows.length) return place.append(emptyChart());
-  if (state.facet && new Set(rows.map(facetOf)).size > FACETS) {
+  if (state.facet && facetNames(rows).length > FACETS) {
     return place.append(element("p", { class: "note" }, `${labelOf(state.facet)} has more than ${FACETS} values on show; filter them, or choose another facet.`));
   }
   const width = Math.max(260, place.clientWidth - 8);

@@ -240,8 +240,30 @@ def test_names_are_shown_as_they_are_and_do_nothing(visit: Visit, small: Path) -
     page = visit(small, VIEW)
     page.locator("#table .open[aria-label*='odd/16']").click()
     assert page.locator("#detail-body table.classes th[scope=row]").all_text_contents() == ["disc", HOSTILE]
+    page.click("#close")
+    page.select_option("#y", f"class_iou[{HOSTILE}]")
+    drawn(page, 1)
+    assert page.evaluate("new URLSearchParams(location.hash.slice(1)).get('y')") == f"class_iou[{HOSTILE}]"
     assert page.evaluate("window.hacked") is None
     assert page.locator("img[src=x]").count() == 0
+
+
+def test_a_backbone_of_any_name_is_drawn_filtered_and_opened(visit: Visit, small: Path) -> None:
+    page = visit(small, VIEW.replace("machine=one", "machine=two"))
+    assert names(page) == ["best", HOSTILE]
+    page.select_option("#facet", "backbone")
+    drawn(page, 2)
+    assert page.locator("#chart svg text", has_text="onerror").count() == 1
+    page.locator("[data-filter=backbone] > summary").click()
+    page.locator("[data-filter=backbone] label", has_text="onerror").locator("input").check()
+    drawn(page, 1)
+    assert names(page) == [HOSTILE]
+    again = visit(small, "#" + page.url.partition("#")[2])
+    assert names(again) == [HOSTILE]
+    again.locator("#table .open").click()
+    assert HOSTILE in again.text_content("#detail-title")
+    assert shlex.split(again.text_content("#command").replace("\\\n", ""))[3] == HOSTILE
+    assert again.evaluate("window.hacked") is None
 
 
 def test_the_whole_view_is_in_its_address(visit: Visit, small: Path) -> None:

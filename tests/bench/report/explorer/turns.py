@@ -53,7 +53,7 @@ def two_machines(folder: Path) -> None:
     others = [*model("long", [50.0], 18.0, recipe="long"), *model("fcos", [], 25.0, head="fcos")]
     others.append(make("accuracy", backbone="fcos", head="fcos", ap=7.0))
     write(folder / "one", [*COMPETING, *odd, *others])
-    write(folder / "two", [*model("best", [33.0], 40.0), *model("other", [30.0], 50.0)])
+    write(folder / "two", [*model("best", [33.0], 40.0), *model(HOSTILE, [30.0], 50.0)])
     (folder / "one" / pictures.FOLDER).mkdir()
     for seed in (0, 1):
         named = CELL | {"backbone": "best", "seed": seed}
