@@ -436,10 +436,12 @@ def report(
         bool, typer.Option("--check", help="write nothing; fail if a table is not what the records give")
     ] = False,
     figures: Annotated[bool, typer.Option("--figures", help="draw cost against accuracy as PNG, too")] = False,
+    html: Annotated[bool, typer.Option("--html", help="write the page of `densebench explore`, too")] = False,
 ) -> None:
     """Regenerate every table from the records alone."""
     from bench.report.tables import report as regenerate
 
+    _one_of(check=check, html=html)
     done = regenerate(results, check=check)
     if check:
         for path in done.differing:
@@ -456,6 +458,27 @@ def report(
 
         for path in draw(results):
             out.print(f"  {path}", soft_wrap=True)
+    if html:
+        _explore(results)
+
+
+@app.command()
+def explore(
+    results: Results = Path("results"),
+    out_: Annotated[
+        Path | None, typer.Option("--out", help="the page; default: explorer.html in the folder of results")
+    ] = None,
+) -> None:
+    """Write a page with all rows, to filter, weigh and choose from in a browser; it needs no server and no network."""
+    _explore(results, out_)
+
+
+def _explore(results: Path, path: Path | None = None) -> None:
+    from bench.report.explorer import explore as write
+
+    with err.status("comparing rows"):
+        page, rows = write(results, path)
+    out.print(f"{page}: {rows} rows, {page.stat().st_size / 2**20:.1f} MiB; open it in a browser", soft_wrap=True)
 
 
 @app.command()

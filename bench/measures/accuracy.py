@@ -2,8 +2,7 @@
 
 import copy
 import hashlib
-import re
-from pathlib import Path
+from dataclasses import asdict
 
 import numpy as np
 import torch
@@ -34,7 +33,7 @@ from bench.plan.recipe import Recipe, unsuited
 from bench.stats.overlap import Overlaps
 from bench.stats.precision import Detections
 from bench.store import images as store
-from bench.store import states
+from bench.store import pictures, states
 from bench.store.features import FeatureStore, bound
 from bench.training.box_metrics import BoxMetrics
 from bench.training.checks import Checks, PairAccuracy
@@ -319,7 +318,7 @@ def evaluate(net: Model, val: Dataset, plan: Recipe, cell: Cell, context: Contex
         source.close()
     if drawn and context.pictures is not None:
         photographs = bool(context.case.data.facts["redistributable"])
-        draw(drawn, val, context.pictures / _picture_name(cell), photographs=photographs)
+        draw(drawn, val, context.pictures / pictures.name(asdict(cell)), photographs=photographs)
     found = boxes.result() if val.task == "detection" else labels.result()
     told: dict[str, Value] = {} if pair is None else {"pair_accuracy": pair.result()}
     return figures(found) | told | _kept(found, context)
@@ -458,16 +457,6 @@ def _kept(found: Overlaps | Detections, context: Context) -> dict[str, Value]:
         return {IMAGES: store.write(context.images, found.arrays())}
     except OSError as error:
         return {IMAGES_LOST: f"{context.images} cannot be written to ({error.strerror})"}
-
-
-def _picture_name(cell: Cell) -> str:
-    names = (cell.dataset, cell.backbone, f"p{cell.patch}", cell.head)
-    usual = {"fp32", "auto", weights.RANDOM}
-    start = Path(cell.weights).name if "/" in cell.weights else cell.weights
-    others = [value for value in (start, cell.dtype, cell.attention) if value not in usual]
-    parts = (*names, f"{cell.height}x{cell.width}", *others, cell.recipe, f"seed{cell.seed}")
-    # What a file may be called everywhere, and in a link of Markdown.
-    return "_".join(re.sub(r"[^\w.+=@-]+", "-", part) for part in parts) + ".png"
 
 
 def _known(figure: np.ndarray) -> float | None:

@@ -141,7 +141,7 @@ def matrix(backbones: int, *, seeds: int = 1) -> list[Record]:
 @contextmanager
 def small_catalogue(folder: Path) -> Iterator[None]:
     """Within it the catalogue knows the heads and measures of this file only, as files in a folder."""
-    for kind in ("heads", "measures"):
+    for kind in ("data", "heads", "measures"):
         (folder / kind).mkdir(parents=True, exist_ok=True)
     heads = {name: {"task": task} for name, task in _HEADS.items()}
     (folder / "heads" / "some.py").write_text(f'"""Heads."""\nCATALOGUE = {heads!r}\n', encoding="utf-8")
@@ -152,7 +152,7 @@ def small_catalogue(folder: Path) -> Iterator[None]:
         text = f'"""What {name} means."""\nCATALOGUE = { ({name: facts})!r}\n'
         (folder / "measures" / f"{name}.py").write_text(text, encoding="utf-8")
     with pytest.MonkeyPatch.context() as patch:
-        kinds = {kind: (f"some.{kind}", folder / kind) for kind in ("heads", "measures")}
+        kinds = {kind: (f"some.{kind}", folder / kind) for kind in ("data", "heads", "measures")}
         patch.setattr("bench.catalogue._FOLDERS", kinds)
         forget()
         yield
