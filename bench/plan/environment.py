@@ -85,9 +85,17 @@ def describe() -> Environment:
     }
     if known := _gpu_facts():  # left out where there is none, so that a CPU's digest is what it always was
         facts |= known
-    comparable = _digest(facts)
     git = _git()
-    return Environment(id=_digest({**facts, "git": git}), comparable=comparable, **facts, git=git)
+    name, comparable = _digests(facts, git)
+    return Environment(id=name, comparable=comparable, **facts, git=git)
+
+
+def consistent(environment: Environment) -> bool:
+    """Whether its digests are those of what it says."""
+    facts = {name: value for name, value in asdict(environment).items() if name not in ("id", "comparable", "git")}
+    if not environment.driver and not environment.gpu_memory_gib:
+        facts = {name: value for name, value in facts.items() if name not in ("driver", "gpu_memory_gib")}
+    return _digests(facts, environment.git) == (environment.id, environment.comparable)
 
 
 def as_json(environment: Environment) -> dict[str, object]:
@@ -133,6 +141,11 @@ def busy(seconds: float = 0.25) -> float | None:
         return None
     share = 1 - (idle_after - idle) / max(1, total_after - total)
     return share * (os.cpu_count() or 1)
+
+
+def _digests(facts: dict[str, Any], git: str) -> tuple[str, str]:
+    """`Environment.id` and `Environment.comparable`."""
+    return _digest({**facts, "git": git}), _digest(facts)
 
 
 def _digest(facts: object) -> str:
