@@ -34,8 +34,22 @@ what a user sets instead is part of the environment."""
 class Environment:
     """Where measurements were made.
 
-    id: digest of everything below. comparable: digest of hardware and software without the git state; only records
-    that share it are ever put in one table. driver, gpu_memory_gib: of NVIDIA GPUs; empty where there are none.
+    Attributes:
+        id: the first 12 hexadecimal digits of the SHA-256 of everything below but `comparable`, as JSON with sorted
+            keys; `driver` and `gpu_memory_gib` are left out where they are empty.
+        comparable: the same without the git state; only records that share it are ever put in one table.
+        cpu: model, as the kernel names it.
+        cores: CPUs that the process may use.
+        memory_gib: physical memory in GiB.
+        gpus: models of NVIDIA GPUs, as nvidia-smi names them.
+        dtypes: number formats that the CPU has instructions for.
+        variables: environment variables that steer threads, where they are set.
+        system: operating system and architecture.
+        python: version.
+        packages: versions of the libraries that models and metrics come from.
+        git: commit of densebench's own tree, results apart, with "+changes" where files were edited; or "unknown".
+        driver: version of the NVIDIA driver; empty where there is no GPU.
+        gpu_memory_gib: memory of each GPU in GiB.
     """
 
     id: str

@@ -326,7 +326,7 @@ def _samples(record: Record) -> None:
             raise Refused("a series is not of finite numbers", name)
     for name, series in record.samples.items():
         timed = name.removesuffix("_round")
-        if name in (timed, "disturbed_round"):
+        if name in (timed, "company_round", "disturbed_round"):
             continue
         if len(record.samples.get(timed, ())) != len(series):
             raise Refused("rounds are not those of a series", name)

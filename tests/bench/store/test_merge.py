@@ -87,6 +87,13 @@ def test_what_is_there_stays_and_another_measurement_is_one_more_record(theirs: 
     assert len((mine / ENVIRONMENTS).read_text().splitlines()) == 1, "it was described already"
 
 
+def test_rounds_in_company_are_no_series(theirs: Path, tmp_path: Path) -> None:
+    samples = {"latency_ms": [1.0, 2.0], "latency_ms_round": [0, 1], "disturbed_round": [1.0], "company_round": [0.0]}
+    write(theirs, [of(latency_ms=1.0, company="others", samples=samples)], [HERE])
+    (done,) = into(tmp_path, theirs)
+    assert (done.taken, done.refused) == (1, {})
+
+
 def test_a_line_that_comes_twice_counts_once(theirs: Path, tmp_path: Path) -> None:
     text = (theirs / RECORDS).read_text()
     (theirs / RECORDS).write_text(text + text)
