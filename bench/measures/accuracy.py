@@ -14,6 +14,7 @@ from bench.data.contract import Dataset, Split, Truth
 from bench.errors import UserError
 from bench.model import build, kept, modes
 from bench.plan import models, weights
+from bench.plan import source as sources
 from bench.plan.case import Case
 from bench.plan.cell import Cell
 from bench.plan.measure import (
@@ -403,8 +404,9 @@ def frozen_key(case: Case, data: Dataset, split: Split) -> dict[str, Value | lis
     cell, plan = case.cell, case.recipe
     named = weights.digest(case.backbone, cell.weights, case.cache, case.trained)
     revisions = catalogue.training_revisions({"backbone": cell.backbone})
+    made = "".join(f", source {text}" for text in sources.said({"backbone": cell.backbone}).values())
     return {
-        "backbone": f"{cell.backbone} revision {revisions.get('backbone', 1)}",
+        "backbone": f"{cell.backbone} revision {revisions.get('backbone', 1)}{made}",
         "weights": f"seed {cell.seed}" if named is None else named,
         "patch": cell.patch,
         "size": f"{cell.height}x{cell.width}",

@@ -62,6 +62,12 @@ measured does not replace a figure, nor a figure in company one that was taken a
   below).
 - **An edited recipe** has another digest, and is measured again. Tables show one state of it: today's, or else the last
   one measured.
+- **An edited backbone or head** is measured again, whatever was measured of it: its *source* is the code of its file
+  and of all that this imports, one from the other, out of `backbones/`, `heads/` and the package that it is in;
+  comments, docstrings, layout and the catalogue's entries of other names apart. Its digest is an input where it is none
+  of those that `bench/plan/sources.json` lets go without saying: the source of when records began to say it, and edits
+  that were stated to change no number. Tables show one state of it, likewise, and no row mixes two. What a package such
+  as timm does is in the environment; the harness and how weights are fitted are not in the digest.
 - **`NAME@1`** in tables is a backbone or head whose *training* has been revised since (a loss, how weights start): what
   was trained before that goes by this name, and is trained again. What the network costs is the same.
 - **`NAME@raw`** is a backbone whose levels (raw stages of a residual stream) had no norms yet under a head that gets

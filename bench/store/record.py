@@ -33,6 +33,9 @@ INPUTS: Mapping[str, str] = {
     "levels": '"normed": the raw levels of a residual stream get norms on their way to the head; before, they had none',
     "backbone revision": "number of the revision of the backbone's training; without it the first",
     "head revision": "likewise of the head",
+    "backbone source": "digest of the code that makes the backbone (see below); without it the one in "
+    "`bench/plan/sources.json`, of when records began to say it",
+    "head source": "likewise of the head",
 }
 """What inputs a record may have, and what they say."""
 SETTLED = frozenset({"ok", "oom", "unsupported", "invalid"})
