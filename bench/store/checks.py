@@ -91,7 +91,7 @@ def document(line: bytes) -> dict[str, Any]:
     except RecursionError:
         raise Refused("is nested too deeply") from None
     except ValueError as error:
-        raise Refused("is no JSON", error) from error
+        raise Refused("is no JSON", getattr(error, "msg", error)) from error
     if not isinstance(found, dict):
         raise Refused("is no JSON object", line[:40])
     return found
@@ -269,7 +269,7 @@ def _unmarked(text: str, what: str, of: str) -> None:
 
 def _named(name: str, value: object) -> str:
     """A name and what it has, in short and in letters that do no harm."""
-    return f"{ascii(name)[1:41]} {ascii(value)[:40]}" if name else ascii(value)[:60]
+    return f"{ascii(name)[1:-1][:40]} {ascii(value)[:40]}" if name else ascii(value)[:60]
 
 
 def _fields(record: Record, measure: Measure | None) -> None:

@@ -299,7 +299,7 @@ class _Merge:
             try:
                 content = _picture(path)
             except Refused as why:
-                self.done.refuse(PICTURES, why, ascii(path.name)[1:60])
+                self.done.refuse(PICTURES, why, ascii(path.name)[1:-1][:60])
                 continue
             if not os.path.lexists(target):
                 self.done.files[PICTURES] += 1
