@@ -5,16 +5,17 @@ and letter: tables, figures and the next run read it, and none of them may fail 
 """
 
 import io
-import json
 import math
 import re
 import unicodedata
 import zipfile
 from collections.abc import Collection, Mapping
-from dataclasses import MISSING, fields
+from dataclasses import MISSING, Field, fields
 from datetime import datetime
+from functools import cache
 from typing import Any, get_args, get_origin
 
+import msgspec
 import numpy as np
 
 from bench.errors import printable
@@ -87,11 +88,11 @@ def document(line: bytes) -> dict[str, Any]:
         Refused: it is no JSON object, or has numbers that JSON does not know.
     """
     try:
-        found = _DECODER.decode(line.decode())
+        found = msgspec.json.decode(line)
     except RecursionError:
         raise Refused("is nested too deeply") from None
     except ValueError as error:
-        raise Refused("is no JSON", getattr(error, "msg", error)) from error
+        raise Refused("is no JSON", error) from error
     if not isinstance(found, dict):
         raise Refused("is no JSON object", line[:40])
     return found
@@ -191,17 +192,15 @@ def agree(record: Record, found: Overlaps | Detections) -> None:
                 raise Refused("its figures are not those of its images", f"{column} {stated}, {float(figure[0])}")
 
 
-def _no_number(text: str) -> float:
-    raise ValueError(f"{text} is no number of JSON")
-
-
-_DECODER = json.JSONDecoder(parse_constant=_no_number)
+@cache
+def _known(kind: type[Any]) -> Mapping[str, Field[Any]]:
+    return {field.name: field for field in fields(kind)}
 
 
 def _made(kind: type[Any], stated: Mapping[str, Any]) -> Any:
     """An instance of a dataclass, all of whose fields are of the types that it declares."""
-    known = {field.name: field for field in fields(kind)}
-    if strange := sorted(set(stated) - set(known)):
+    known = _known(kind)
+    if strange := sorted(stated.keys() - known.keys()):
         raise Refused("has a key that is not known here (is it of a newer densebench?)", ascii(strange[0]))
     required = {name for name, one in known.items() if one.default is MISSING and one.default_factory is MISSING}
     if missing := sorted(required - set(stated)):
@@ -212,17 +211,21 @@ def _made(kind: type[Any], stated: Mapping[str, Any]) -> Any:
     return kind(**stated)
 
 
+_origin = cache(get_origin)
+
+
 def _is(value: object, kind: Any) -> bool:
     """Whether a value of JSON is of a type as our dataclasses declare them."""
-    origin, inner = get_origin(kind), get_args(kind)
+    if kind is str or kind is int:
+        return type(value) is kind
+    origin, inner = _origin(kind), get_args(kind)
     if origin is list:
         return isinstance(value, list) and all(_is(item, inner[0]) for item in value)
     if origin is not None:  # a mapping; of what, is looked at where it matters
         texts = inner[1:] == (str,)
         return isinstance(value, dict) and (not texts or all(isinstance(item, str) for item in value.values()))
-    if kind is float:
-        return _numbers([value])
-    return type(value) is kind
+    assert kind is float, "there are no others"
+    return _numbers([value])
 
 
 def _numbers(values: Collection[object]) -> bool:

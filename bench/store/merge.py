@@ -9,7 +9,6 @@ Files are read only where they are plain files (no link, no pipe), and written o
 """
 
 import hashlib
-import json
 import os
 import re
 import stat
@@ -19,6 +18,8 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from io import BufferedReader
 from pathlib import Path
+
+import msgspec
 
 from bench import catalogue
 from bench.errors import UserError
@@ -347,8 +348,9 @@ def _read_back(line: str) -> Record:
 
 def _identity(record: Record) -> bytes:
     """What two copies of one measurement have in common, and two measurements do not."""
-    said = [record.key, record.environment, record.status, record.started, dict(record.values)]
-    return hashlib.blake2b(json.dumps(said, sort_keys=True).encode(), digest_size=16).digest()
+    question = [record.measure, record.version, dict(record.fields), dict(record.inputs)]
+    said = [*question, record.environment, record.status, record.started, dict(record.values)]
+    return hashlib.blake2b(msgspec.json.encode(said, order="deterministic"), digest_size=16).digest()
 
 
 def _unread(record: Record) -> str:
