@@ -3,7 +3,7 @@
 For notebooks and training loops of your own::
 
     model = bench.build("vit_tiny", "linear", patch=8, size=(224, 224), classes=21)
-    frame = bench.load("results")
+    frame = bench.load("results")  # or of several: bench.load("results", "theirs/results")
     model = bench.load_model("3f2a1c")  # that `densebench run --keep-models` has kept
 """
 

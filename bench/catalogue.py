@@ -213,6 +213,13 @@ def get(kind: str, name: str) -> Entry:
         raise UserError(str(error)) from error
 
 
+def find(kind: str, name: str) -> Entry | None:
+    """The entry of a name, or of the namespace that it is in; None: there is none, or nothing of the kind."""
+    if kind not in _FOLDERS:
+        return None
+    return entries(kind).get(name) or namespaces(kind).get(name[: name.find(":") + 1])
+
+
 def normed(fields: Mapping[str, Any]) -> bool:
     """Whether the levels of the backbone that these fields of a cell name get norms on their way to the head.
 

@@ -1,5 +1,6 @@
 """``densebench run``: a matrix becomes records; what the store already has is not measured again."""
 
+import json
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import closing
@@ -13,7 +14,7 @@ from bench.data.contract import Task
 from bench.errors import UserError
 from bench.launchers._order import first_look
 from bench.launchers.contract import Event, Finished, Job, Settings, anchor_digest
-from bench.plan import dataset, models, recipe, weights
+from bench.plan import dataset, models, recipe, source, weights
 from bench.plan.cell import FIELDS, IN_TITLE, Cell
 from bench.plan.environment import Environment, as_json, cache_folder
 from bench.plan.matrix import Matrix
@@ -138,6 +139,7 @@ def plan(
     results = (store.folder.parent, models.RESULTS)
     known_weights = cache(lambda value: weights.resolve(value, results))
     known_recipe = cache(recipe.resolve)  # a file is read once, however many cells name it
+    known_source = cache(source.stated)
     cells: set[Cell] = set()
     planned: dict[str, Planned] = {}
     for ask in matrix.asks(environment):
@@ -161,7 +163,7 @@ def plan(
                 out = _left_out(name, task, root, masks)
             data = _stated(name, note, out.note) if "dataset" in measure.fields else ""
             fields = cell.part(measure.fields)
-            inputs = _inputs(cell, measure.fields, task, stated, data, trained)
+            inputs = _inputs(cell, measure.fields, task, stated, data, trained, known_source)
             key = question(measure.name, measure.version, fields, inputs)
             if (before := planned.get(key)) is not None:
                 planned[key] = replace(before, chosen=before.chosen | ask.chosen)
@@ -342,6 +344,7 @@ def _anchors(jobs: Iterable[Job], answers: Mapping[str, Record]) -> dict[tuple[s
     With it as anchor again, what is timed today is tied to what was timed before (`bench.report.claims`).
     """
     found: dict[tuple[str, str], Job] = {}
+    known_source = cache(source.stated)
     for job in jobs:
         kind = job.measure.name, job.cell.device
         if not job.measure.interleaved or kind in found:
@@ -351,8 +354,9 @@ def _anchors(jobs: Iterable[Job], answers: Mapping[str, Record]) -> dict[tuple[s
             for record in answers.values()
             if (record.measure, record.version, record.fields.get("device")) == (kind[0], job.measure.version, kind[1])
             and record.status == "ok"
-            # Its network is built as it is today: one that had no norms on its levels then would be another.
+            # Its network is built as it is today: one of another source would be another, and one without norms.
             and ("levels" in record.inputs) == catalogue.normed(record.fields)
+            and source.said(record.fields, known_source) == source.of(record.inputs)
         ]
         used = Counter(record.values["anchor"] for record in alike if isinstance(record.values.get("anchor"), str))
         for digest, _ in used.most_common():
@@ -442,9 +446,10 @@ def _inputs(
     stated: recipe.Recipe | None,
     data: str,
     trained: Path | None,
+    sources: Callable[[str, str], str],
 ) -> dict[str, str]:
     """Digests and versions of what fields name, where the name alone does not say which it is."""
-    inputs = {}
+    inputs = source.said(cell.part(fields), sources)
     if "recipe" in fields:
         known = cell.recipe in recipe.names()
         inputs["recipe"] = recipe.digest(cell.recipe, task) if known else recipe.digest_of(stated) if stated else ""
@@ -469,6 +474,11 @@ def _storable(event: Finished, environment: Environment) -> Record:
     The measure's mistake costs its own cell and no other.
     """
     record = _record(event, environment)
+    if (planned := source.of(json.loads(event.job.key)[-1])) != source.of(record.inputs):
+        # Its process may have read the one or the other.
+        reason = "the source of its backbone or head was edited while this ran; the next run measures it"
+        inputs = {name: text for name, text in record.inputs.items() if name not in source.NAMES} | planned
+        return replace(record, inputs=inputs, status="error", reason=reason, values={}, samples={})
     try:
         record.line()
     except (TypeError, ValueError) as error:
@@ -483,7 +493,9 @@ def _record(event: Finished, environment: Environment) -> Record:
         measure=job.measure.name,
         version=job.measure.version,
         fields=job.cell.part(job.measure.fields),
-        inputs=_inputs(job.cell, job.measure.fields, _head(job)["task"], job.recipe, job.data, job.trained),
+        inputs=_inputs(
+            job.cell, job.measure.fields, _head(job)["task"], job.recipe, job.data, job.trained, source.stated
+        ),
         environment=environment.id,
         status=event.status,
         reason=event.reason,

@@ -13,6 +13,7 @@ from bench.data.contract import Dataset, Split, Truth
 from bench.errors import UserError
 from bench.model import build, kept, modes
 from bench.plan import models, weights
+from bench.plan import source as sources
 from bench.plan.case import Case
 from bench.plan.cell import Cell
 from bench.plan.measure import (
@@ -236,8 +237,51 @@ def measure(cell: Cell, context: Context) -> Outcome:
     mapped to the size of the ground truth, whatever size went in, so rows of several input sizes share one truth.
     Training and evaluation are eager: a compiled row shows the accuracy of the same weights, run eagerly.
 
-    ``data_wait_pct``: share of the training, from its second step on, that went by in waiting for a batch. ``train_s``
-    is of the whole training, however often it was cut off.
+    Columns:
+        miou: mean over classes of the intersection over union of pixels, pooled over the images.
+        foreground_miou: the same without the background class.
+        pixel_accuracy: share of the labelled pixels whose class is right.
+        miou_small: mIoU of connected components below 0.33 % of the picture.
+        miou_medium: of those from there to 3 %.
+        miou_large: of larger ones.
+        boundary_miou: mIoU of the pixels within 2 % of the picture's diagonal of a mask's contour.
+        fine_boundary_miou: of those within 0.5 %.
+        pair_accuracy: of two classes that look the same, how often the right one is found where either is.
+        solved_step: steps of training at which the pair was first told apart as often as the recipe asks; unknown
+            where it never was.
+        class_iou: intersection over union of each class.
+        ap: COCO's average precision of boxes, over IoU thresholds from 0.5 to 0.95 and classes.
+        ap50: at IoU 0.5.
+        ap75: at IoU 0.75.
+        ap_small: AP of objects whose box is below 0.33 % of the picture.
+        ap_medium: of those from there to 3 %.
+        ap_large: of larger ones.
+        coco_ap_small: AP of objects whose annotated area is below 32 x 32 pixels.
+        coco_ap_medium: of those from there to 96 x 96 pixels.
+        coco_ap_large: of larger ones.
+        ar_1: average recall with the one best detection an image.
+        ar_10: with ten.
+        ar_100: with a hundred.
+        class_ap: AP of each class.
+        mask_ap: AP of instance masks.
+        mask_ap50: at IoU 0.5.
+        mask_ap75: at IoU 0.75.
+        mask_ap_small: of masks below 0.33 % of the picture.
+        mask_ap_medium: of those from there to 3 %.
+        mask_ap_large: of larger ones.
+        coco_mask_ap_small: of annotated areas below 32 x 32 pixels.
+        coco_mask_ap_medium: of those from there to 96 x 96 pixels.
+        coco_mask_ap_large: of larger ones.
+        mask_ar_1: average recall of masks with one detection an image.
+        mask_ar_10: with ten.
+        mask_ar_100: with a hundred.
+        train_s: seconds of the whole training, however often it was cut off.
+        data_wait_pct: share of the training, from its second step on, that went by in waiting for a batch.
+
+    Samples:
+        loss: of every step.
+        checked_step: steps after which the recipe had the model looked at.
+        checked_pair_pct: the pair accuracy at each of them, in percent.
     """
     case = context.case
     device = build.device_of(cell)
@@ -359,8 +403,9 @@ def frozen_key(case: Case, data: Dataset, split: Split) -> dict[str, Value | lis
     cell, plan = case.cell, case.recipe
     named = weights.digest(case.backbone, cell.weights, case.cache, case.trained)
     revisions = catalogue.training_revisions({"backbone": cell.backbone})
+    made = "".join(f", source {text}" for text in sources.said({"backbone": cell.backbone}).values())
     return {
-        "backbone": f"{cell.backbone} revision {revisions.get('backbone', 1)}",
+        "backbone": f"{cell.backbone} revision {revisions.get('backbone', 1)}{made}",
         "weights": f"seed {cell.seed}" if named is None else named,
         "patch": cell.patch,
         "size": f"{cell.height}x{cell.width}",

@@ -25,7 +25,17 @@ CATALOGUE = {
 
 
 def measure(_: Cell, context: Context) -> Outcome:
-    """Count one image through the model on the meta device, see `bench.model.counting.Counts`."""
+    """Count one image through the model on the meta device, see `bench.model.counting.Counts`.
+
+    Columns:
+        gmacs: multiply-accumulates of one image through backbone and head, in 10^9.
+        params_m: parameters, in 10^6.
+        backbone_params_m: those of the backbone.
+        head_params_m: those of the head.
+        backbone_gmacs: multiply-accumulates of the backbone.
+        tokens: number that the first attention block works on; of a convolutional network the cells of its finest
+            level.
+    """
     with shapes_only():
         net = build.of_case(context.case)
         counts = count(net)

@@ -143,6 +143,11 @@ def measure(cell: Cell, context: Context) -> Outcome:
     GPU: the whole board, not the host that feeds it. CPU: all packages, whoever else uses them, and cores that do
     nothing. What the device would have consumed at rest is in it. ``idle power``: over 1 s before the model is built,
     of a device that may not yet have cooled down and lowered its clocks after the measurement before.
+
+    Columns:
+        joules_per_image: energy of the window over its images.
+        power_w: mean power in the window.
+        idle_w: mean power at rest before it.
     """
     device = build.device_of(cell)
     counter = counter_of(device)

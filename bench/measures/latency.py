@@ -48,6 +48,25 @@ def measure(cell: Cell, context: Context) -> Outcome:
     the median, from the spread between rounds; the budget ended the rounds where it is above the target. A random
     detector decodes a full load of ``candidates`` boxes. The outputs are first compared with eager float32
     (``deviation``, relative L2).
+
+    Columns:
+        latency_ms: median over rounds of a forward pass of the batch.
+        latency_ci_pct: half of its 95 % confidence interval, as a share of it.
+        images_per_s: batch over latency.
+        backbone_ms: the backbone alone.
+        head_ms: the head alone, on the backbone's maps.
+        post_ms: decoding: raw outputs to classes of pixels or boxes.
+        end_to_end_ms: image to prediction.
+        latency_p90_ms: 90th percentile of single passes; unknown where there are too few.
+        latency_p99_ms: 99th percentile, likewise.
+        compile_s: seconds of compilation; unknown in eager mode.
+        deviation: relative L2 distance of the outputs from those of eager float32.
+        candidates: boxes that a random detector was given to decode; unknown for a segmentation.
+        operations: of a pass, of the whole batch.
+        traffic_mib: what they read and write.
+        noise_floor_pct: by how much one cell, measured as two, may differ from itself; of the group.
+        rounds: that were taken.
+        disturbed_rounds: those in which other processes used the machine.
     """
     ready = artifact.prepare(context, fresh=True)
     traffic = ready.traffic

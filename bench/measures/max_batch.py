@@ -91,6 +91,16 @@ def measure(cell: Cell, context: Context) -> Outcome:
     kept off the heap, so that the answer is not one of its gaps. CUDA: the limit is on torch's allocator (by default
     the device's memory), and the context comes on top of it.
 
+    Columns:
+        max_batch: images of the largest batch that fits.
+        max_batch_mib: what it took at its peak.
+        limit_mib_used: what it was allowed to take.
+        probes: batches that were tried.
+
+    Samples:
+        probe_batch: the sizes that were tried.
+        probe_fits: 1 for each of them that fitted, else 0.
+
     Raises:
         torch.OutOfMemoryError: one image does not fit.
     """

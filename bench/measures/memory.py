@@ -42,6 +42,13 @@ def measure(cell: Cell, context: Context) -> Outcome:
     included; unknown under max-autotune, whose graphs keep their memory to themselves. ``process``: what the driver
     says the whole process has after the passes, context and kernels included (unknown where it does not tell).
     ``reserved``: the allocator's whole pool at the peak of the forward pass, weights included.
+
+    Columns:
+        peak_mib: at the peak of a forward pass, above weights and input.
+        end_to_end_peak_mib: of image to prediction.
+        process_mib: of the whole process, see above.
+        reserved_mib: the allocator's pool; unknown on a CPU.
+        weights_mib: parameters and buffers.
     """
     ready = artifact.prepare(context)
     context.report("peak memory", 0, 1)

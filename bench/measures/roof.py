@@ -57,6 +57,16 @@ def measure(cell: Cell, context: Context) -> Outcome:
     ``copy``: bytes read and written (10^9) when a float32 tensor far larger than the last-level cache is copied.
     ``launch``: adding one tensor of one element to another, again and again in eager mode; on a GPU the launches are
     queued and waited for once.
+
+    Columns:
+        peak_tflops: of the best matrix product, in 10^12 operations a second.
+        copy_gbps: of a large copy, in 10^9 bytes a second.
+        launch_us: of an operation that has nothing to do.
+
+    Samples:
+        matmul_N_ms: single products of N x N matrices.
+        copy_ms: single copies.
+        launch_us: means of a thousand launches.
     """
     device = build.device_of(cell)
     modes.set_precision(cell, device)

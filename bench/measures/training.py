@@ -40,6 +40,18 @@ def measure(cell: Cell, context: Context) -> Outcome:
     Weights and optimiser (AdamW) are float32, the forward pass runs under autocast to the cell's dtype. The images are
     noise and the truth is made up, with 8 objects an image in detection; reading and augmenting data is not timed. The
     first loss is compared with that of eager float32 (``loss deviation``, relative).
+
+    Columns:
+        train_step_ms: median over rounds of a step: forward, loss, backward, optimiser.
+        train_step_ci_pct: half of its 95 % confidence interval, as a share of it.
+        train_images_per_s: batch over a step's time.
+        train_step_p90_ms: 90th percentile of single steps; unknown where there are too few.
+        train_step_p99_ms: 99th percentile, likewise.
+        train_compile_s: seconds of compilation; unknown in eager mode.
+        train_deviation: of the first loss from that of eager float32, relative.
+        train_noise_floor_pct: by how much one cell, measured as two, may differ from itself; of the group.
+        train_rounds: that were taken.
+        train_disturbed_rounds: those in which other processes used the machine.
     """
     ready = artifact.prepare_training(context)
     context.report("first step", 0, 1)

@@ -35,6 +35,11 @@ def measure(cell: Cell, context: Context) -> Outcome:
     ``train process``: growth of the process's physical memory over two steps (high-water mark). CUDA: peak allocated
     above the baseline after a warm-up (unknown under max-autotune, whose graphs keep their memory to themselves), what
     the driver says the whole process has afterwards, and the allocator's whole pool at the peak.
+
+    Columns:
+        train_peak_mib: at the peak of a step, above weights and batch.
+        train_process_mib: of the whole process.
+        train_reserved_mib: the allocator's pool; unknown on a CPU.
     """
     ready = artifact.prepare_training(context)
     torch.manual_seed(cell.seed)  # what a loss draws decides what it allocates

@@ -21,9 +21,11 @@ class Cell:
     Attributes:
         backbone: name in the catalogue of backbones.
         patch: patch size in pixels (side of the square that becomes one token).
-        weights: what the backbone starts from: "random", "pretrained", "pretrained:TAG", or a file's path.
+        weights: what the backbone starts from: "random", "pretrained", "pretrained:TAG", "package:NAME",
+            "trained:DIGEST", or a file's path.
         head: name in the catalogue of heads; it decides the task.
-        height, width: input size in pixels.
+        height: of the input in pixels.
+        width: of the input in pixels.
         batch: images a forward pass or a training step, for time, memory and energy.
         dtype: of weights and activations at inference; training runs under autocast to it. "fp32" multiplies in float32
             throughout, "tf32" is float32 whose matrix products and convolutions may round to TF32 (NVIDIA GPUs).
@@ -32,7 +34,7 @@ class Cell:
         device: "cpu", "cuda", ...
         threads: CPU threads of one operation while latency and memory are taken.
         dataset: data set that is trained and evaluated on; it also decides the number of classes.
-        recipe: training recipe.
+        recipe: how it is trained: name of a recipe, or NAME@DIGEST of a file of one's own; "+field=value" changes it.
         seed: of initialisation, order of images and augmentation.
         window: of windowed attention away from its published size: "keep" it and pad, or "scale" it.
         resample: of pretrained patch kernels to another patch size: "pinv" (FlexiViT) or "bicubic".

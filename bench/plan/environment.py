@@ -34,8 +34,22 @@ what a user sets instead is part of the environment."""
 class Environment:
     """Where measurements were made.
 
-    id: digest of everything below. comparable: digest of hardware and software without the git state; only records
-    that share it are ever put in one table. driver, gpu_memory_gib: of NVIDIA GPUs; empty where there are none.
+    Attributes:
+        id: the first 12 hexadecimal digits of the SHA-256 of everything below but `comparable`, as JSON with sorted
+            keys; `driver` and `gpu_memory_gib` are left out where they are empty.
+        comparable: the same without the git state; only records that share it are ever put in one table.
+        cpu: model, as the kernel names it.
+        cores: CPUs that the process may use.
+        memory_gib: physical memory in GiB.
+        gpus: models of NVIDIA GPUs, as nvidia-smi names them.
+        dtypes: number formats that the CPU has instructions for.
+        variables: environment variables that steer threads, where they are set.
+        system: operating system and architecture.
+        python: version.
+        packages: versions of the libraries that models and metrics come from.
+        git: commit of densebench's own tree, results apart, with "+changes" where files were edited; or "unknown".
+        driver: version of the NVIDIA driver; empty where there is no GPU.
+        gpu_memory_gib: memory of each GPU in GiB.
     """
 
     id: str
@@ -85,9 +99,17 @@ def describe() -> Environment:
     }
     if known := _gpu_facts():  # left out where there is none, so that a CPU's digest is what it always was
         facts |= known
-    comparable = _digest(facts)
     git = _git()
-    return Environment(id=_digest({**facts, "git": git}), comparable=comparable, **facts, git=git)
+    name, comparable = _digests(facts, git)
+    return Environment(id=name, comparable=comparable, **facts, git=git)
+
+
+def consistent(environment: Environment) -> bool:
+    """Whether its digests are those of what it says."""
+    facts = {name: value for name, value in asdict(environment).items() if name not in ("id", "comparable", "git")}
+    if not environment.driver and not environment.gpu_memory_gib:
+        facts = {name: value for name, value in facts.items() if name not in ("driver", "gpu_memory_gib")}
+    return _digests(facts, environment.git) == (environment.id, environment.comparable)
 
 
 def as_json(environment: Environment) -> dict[str, object]:
@@ -133,6 +155,11 @@ def busy(seconds: float = 0.25) -> float | None:
         return None
     share = 1 - (idle_after - idle) / max(1, total_after - total)
     return share * (os.cpu_count() or 1)
+
+
+def _digests(facts: dict[str, Any], git: str) -> tuple[str, str]:
+    """`Environment.id` and `Environment.comparable`."""
+    return _digest({**facts, "git": git}), _digest(facts)
 
 
 def _digest(facts: object) -> str:

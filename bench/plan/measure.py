@@ -16,7 +16,8 @@ Such a file has a *literal* ``CATALOGUE`` with one entry, read without importing
     }
 
 and a function ``measure(cell, context) -> Outcome``, run in a process of its own; ``context.case`` holds the cell
-and the things that it names.
+and the things that it names. Its docstring says under ``Columns:`` what each column means, and under ``Samples:`` what
+raw samples there are, from which ``docs/results.md`` is made (`bench.report.schema`).
 
 An interleaved measure prepares (build, warm up), then takes its samples in ``for turn in context.turns():``. Between
 two turns the other cells of the group have theirs, so that a drifting machine drifts for all of them. Beside the series
@@ -64,13 +65,50 @@ UNSUITED = "unsuited"
 CANNOT, CROSSED = "cannot", "crossed"
 """Keys of an unsupported cell's values: the axes (comma-separated) that do not go with its backbone ("task": that its
 data set has no labels for), and the matrix that crossed them where nobody asked for just that."""
+BESIDE: Mapping[str, str] = {
+    COMPANY: "why the figures were taken in company, in a sentence; nothing is claimed of them",
+    IMAGES: "digest of the file with what is kept of every image: `images/DIGEST.npz`",
+    IMAGES_LOST: "why that could not be written",
+    MODEL: "digest of the kept model: `models/DIGEST.safetensors`",
+    MODEL_LOST: "why it was not kept",
+    RESUMED: "step at which a training that had been cut off went on",
+    LIMIT: "steps that a training that could end early had at most",
+    TRAINED: "the recipe in words",
+    TEACHER: "digest of the kept model that taught",
+    UNSUITED: "why the recipe was not for the weights, where training was forced",
+    CANNOT: 'axes that do not go with the backbone, separated by commas; "task": the data set has no labels for it',
+    CROSSED: "matrix that crossed them, where nobody asked for just that",
+    "session": "which group of cells was timed in turns; equal within one",
+    "cells": "how many cells the group had",
+    "anchor": "digest of the question that the group's anchor answers, by which groups are compared",
+    "SERIES_ended": '"target": rounds ended when the interval was narrow enough; "budget": when the time was up',
+    "SERIES_steady": "whether the warm-up reached a steady state",
+    "SERIES_low_ms": "of figures in company: the lower end of what the undisturbed one may be",
+    "SERIES_high_ms": "of figures in company: the upper end",
+    "unknown_company": "what this system does not tell of other processes; of `training`, `train_unknown_company`",
+}
+"""What values may say beside the columns of their measure; the last ones are of measures that take turns."""
+ROUNDS: Mapping[str, str] = {
+    "SERIES_ms": "single passes in ms",
+    "SERIES_ms_round": "the round of each",
+    "anchor_ms": "the anchor's median of each round",
+    "twin_ms": "that of the anchor's twin, the same cell in another process",
+    "anchor_ms_round": "the rounds of these",
+    "twin_ms_round": "the rounds of these",
+    "disturbed_round": "rounds that do not count, for others used the machine in them",
+    "company_round": "rounds in which others used the machine and that count for want of others",
+    "others_cores": "cores that other processes kept busy, each time it was looked at",
+    "steal_cores": "cores' worth of time that the hypervisor gave to other guests",
+    "clock_mhz": "clock of the device",
+}
+"""Samples of every measure that takes turns."""
 TIMED = frozenset({"ms", "s", "µs", "1/s", "J", "W", "TFLOP/s", "GB/s"})
 """Units of the figures that company changes."""
 
 
 @dataclass(frozen=True)
 class Column:
-    """One number of a measure.
+    """One number of a measure; what it means is in the docstring of the measure's function, under ``Columns``.
 
     better: which way is better; None: neither. task: of the heads that it applies to; None: all. digits: decimals in
     tables. table: shown in tables (a dict of one number a class is not). headline: the one that ranks a task's rows.

@@ -6,35 +6,41 @@ from typing import Any
 
 import pandas as pd
 
+from bench.errors import UserError
 from bench.plan.cell import FIELDS
 from bench.report.rows import DERIVED, Part, Row, columns, folders, numbers, read
 from bench.store.record import Record
 
 
-def load(results: Path | str) -> pd.DataFrame:
-    """One line for each row and seed, over all machines under a results folder (or of one machine's folder).
+def load(results: Path | str, *others: Path | str) -> pd.DataFrame:
+    """One line for each row and seed, over all machines under results folders (or of machines' folders).
 
     Columns: ``machine``, ``environment`` (id of what is comparable), ``task``, every field of Cell, every column of
     every measure (``column[class]`` for a number a class), then ``status_<measure>``, ``reason_<measure>`` and, where
     other processes used the machine meanwhile, ``company_<measure>`` with the reason. What is unknown is missing (NA,
     NaN or None), never 0. A measure that does not depend on the seed says the same on every line of a row.
 
-    ``attrs``: ``units`` (column -> unit), ``environments`` (id -> text), ``left_out`` (machine -> reason -> records).
+    Of several folders, a first column ``root`` says which one a line is from, as it was given: machines' folders of one
+    name in two of them stay apart. Records are never joined across them; `densebench merge` does that.
+
+    ``attrs``: ``units`` (column -> unit), ``environments`` (id -> text), ``left_out`` (machine -> reason -> records; of
+    several folders, the machine's path).
 
     Raises:
-        UserError: no records, or broken ones; names the file.
+        UserError: no records, or broken ones; names the file. Or a machine's folder came twice.
     """
     lines: list[dict[str, Any]] = []
     environments: dict[str, str] = {}
     left_out: dict[str, dict[str, int]] = {}
-    for folder in folders(Path(results)):
+    for root, folder in _machines(results, *others):
         reading = read(folder)
-        left_out[folder.name] = dict(reading.left_out)
+        left_out[str(folder) if others else folder.name] = dict(reading.left_out)
         for table in reading.tables:
             environments[table.environment.comparable] = table.environment.title()
-            start = {"machine": table.machine, "environment": table.environment.comparable, "task": table.task}
+            start = {"root": root} if others else {}
+            start |= {"machine": table.machine, "environment": table.environment.comparable, "task": table.task}
             lines += [start | line for row in table.rows for line in _lines(row)]
-    names = ["machine", "environment", "task", *FIELDS]
+    names = [*(["root"] if others else []), "machine", "environment", "task", *FIELDS]
     units = {column.name: column.unit for _, column in columns()}
     found = dict.fromkeys(name for line in lines for name in line)
     for column in units:
@@ -48,6 +54,16 @@ def load(results: Path | str) -> pd.DataFrame:
             frame[name] = frame[name].astype("Int64")
     frame.attrs = {"units": units, "environments": environments, "left_out": left_out}
     return frame
+
+
+def _machines(*roots: Path | str) -> Iterator[tuple[str, Path]]:
+    """Every machine's folder, with the text by which its root was given."""
+    seen: dict[Path, str] = {}
+    for root in roots:
+        for folder in folders(Path(root)):
+            if (before := seen.setdefault(folder.resolve(), str(root))) != str(root) or roots.count(root) > 1:
+                raise UserError(f"{folder} is in {before} and in {root}, and would count twice; leave one of them out")
+            yield str(root), folder
 
 
 def _lines(row: Row) -> Iterator[dict[str, Any]]:

@@ -38,7 +38,10 @@ def _section(table: Table) -> str:
         trained = row.values.get(column.name)
         if before is None or before is row or trained is None or column.name not in before.values:
             continue
-        first, last = _losses(row, measure.name)
+        losses = _losses(row, measure.name)
+        if losses is None:
+            continue
+        first, last = losses
         name = (row.fields["backbone"], row.fields["patch"], row.fields["head"], row.input, row.fields["recipe"])
         cells = (*map(str, name), f"{first:.2f}", f"{last:.2f}", _text(before.values[column.name]), _text(trained))
         lines.append(f"| {' | '.join(cells)} |")
@@ -58,9 +61,11 @@ def _section(table: Table) -> str:
     )
 
 
-def _losses(row: Row, measure: str) -> tuple[float, float]:
-    """Mean loss at both ends of the trainings of a row."""
+def _losses(row: Row, measure: str) -> tuple[float, float] | None:
+    """Mean loss at both ends of the trainings of a row; None where no record has any."""
     curves = [record.samples["loss"] for record in row.parts[measure].records if record.samples.get("loss")]
+    if not curves:
+        return None
     ends = [(curve[:STEPS], curve[-STEPS:]) for curve in curves]
     first, last = ([sum(part) / len(part) for part in side] for side in zip(*ends, strict=True))
     return sum(first) / len(first), sum(last) / len(last)

@@ -20,7 +20,7 @@ from bench.stats.ranking import Stat
 NAME = "reach"
 """Of the table and of the picture."""
 SOLVED, PAIR = "solved_step", "pair_accuracy"
-_DISTANCE = re.compile(r"^scenes:distance=([\d.]+)$")
+_DISTANCE = re.compile(r"^scenes:distance=(\d*\.?\d+)$")
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 
 ABOUT = """

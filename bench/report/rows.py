@@ -22,6 +22,8 @@ from typing import Any
 
 from bench import catalogue
 from bench.errors import UserError
+from bench.plan import recipe as recipes
+from bench.plan import source
 from bench.plan.cell import FIELDS
 from bench.plan.environment import Environment
 from bench.plan.measure import TIMED, Column, Measure, measures
@@ -56,7 +58,7 @@ _OLD = "of an older version of their measure"
 _GONE = "of a measure that is no longer there"
 _HEADLESS = "of a head that is no longer there, or of none"
 _CROSSED = "of a combination that a matrix crossed and that cannot be had"
-_EDITED = "from before a file that they name (a recipe, a data set) was edited"
+_EDITED = "from before a file that they name (a recipe, a data set, a backbone, a head) was edited"
 _SUPERSEDED = "superseded by another of the same measurement"
 
 
@@ -387,8 +389,11 @@ def _with_costs(parts: Sequence[Part]) -> list[Part]:
         if costed == names:
             continue
         wanted = {**training.fields, **costed}
+        made = source.of(training.records[0].inputs)
         for part in untrained[_names(costed)]:
-            if all(wanted.get(name, value) == value for name, value in part.fields.items()):
+            if source.of(part.records[0].inputs) == made and all(
+                wanted.get(name, value) == value for name, value in part.fields.items()
+            ):
                 found[part, tuple(names.values())] = replace(part, fields={**part.fields, **names})
     return list(found.values())
 
@@ -408,13 +413,18 @@ def _task(fields: Mapping[str, Any]) -> str | None:
 def _files(record: Record) -> Iterator[tuple[tuple[Any, ...], str]]:
     """What a record depends on beyond names, and its digest: a recipe has one for each task.
 
+    A backbone and a head have one, their source's, for whatever is measured of them: no row mixes two.
+
     What is said of a data set is of one measure, and with masks or without: a training that left out images says so, a
     latency does not, and other images have broken masks than have broken boxes. Nothing said is a state like any other.
     """
     for name, text in record.inputs.items():
         # What revision a record is of is part of its names by now.
-        if name not in ("dataset", "levels") and not name.endswith(" revision"):
+        if name not in ("dataset", "levels", *source.NAMES) and not name.endswith(" revision"):
             yield (name, record.fields.get(name), _task(record.fields)), text
+    for name in source.KINDS:
+        if name in record.fields:
+            yield (f"{name} source", record.fields[name]), record.inputs.get(f"{name} source", "")
     if "dataset" in record.fields:
         entry = catalogue.entries("heads").get(str(record.fields.get("head", "")).partition("@")[0])
         facts = entry.facts if entry else {}
@@ -424,9 +434,12 @@ def _files(record: Record) -> Iterator[tuple[tuple[Any, ...], str]]:
 
 
 def _current(records: Sequence[Record], left_out: Counter[str]) -> list[Record]:
-    """One record a question, see `better`; of an edited file, its last state only."""
+    """One record a question, see `better`; of an edited file one state only: today's, or else the last.
+
+    Records may have been added from elsewhere (`bench.store.merge`), so that the last ones need not be the newest.
+    """
     files = [list(_files(record)) for record in records]
-    digests = {file: text for stated in files for file, text in stated}
+    digests = _states(pair for stated in files for pair in stated)
     keys = {name: _values(measure.fields) for name, measure in measures().items()}
     kept: dict[Any, Record] = {}
     for record, stated in zip(records, files, strict=True):
@@ -441,6 +454,30 @@ def _current(records: Sequence[Record], left_out: Counter[str]) -> list[Record]:
         if before is None or better(record, before):
             kept[key] = record
     return list(kept.values())
+
+
+def _states(files: Iterable[tuple[tuple[Any, ...], str]]) -> dict[tuple[Any, ...], str]:
+    """What records depend on -> the digest of the state that counts."""
+    last: dict[tuple[Any, ...], str] = {}
+    several: dict[tuple[Any, ...], set[str]] = defaultdict(set)
+    for file, text in files:
+        before = last.setdefault(file, text)
+        if before != text:
+            several[file] |= {before, text}
+            last[file] = text
+    return last | {file: now for file, texts in several.items() if (now := _now(file)) in texts and now is not None}
+
+
+def _now(file: tuple[Any, ...]) -> str | None:
+    """The digest that what `_files` names has today; None where that is not known."""
+    kind, name, *more = file
+    if kind == "recipe" and name in recipes.names() and more[0] is not None:
+        try:
+            return recipes.digest(name, more[0])
+        except UserError:  # it states nothing for the task any more
+            return None
+    known = source.KINDS.get(kind.removesuffix(" source"))
+    return source.stated(known, name) if known and catalogue.find(known, name) else None
 
 
 def _tables(

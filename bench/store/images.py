@@ -29,7 +29,17 @@ def write(folder: Path, arrays: Mapping[str, NDArray[Any]]) -> str:
     file = io.BytesIO()
     np.savez_compressed(file, **arrays)  # pyright: ignore[reportArgumentType] - none is named allow_pickle
     content = file.getvalue()
-    digest = _digest(content)
+    digest = digest_of(content)
+    put(folder, content, digest)
+    return digest
+
+
+def put(folder: Path, content: bytes, digest: str) -> None:
+    """Keep the content of a file, whole or not at all, under its digest.
+
+    Raises:
+        OSError: the folder cannot be written to.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     fresh = folder / f".{digest}.{os.getpid()}"
     try:
@@ -39,7 +49,6 @@ def write(folder: Path, arrays: Mapping[str, NDArray[Any]]) -> str:
         fresh.replace(folder / f"{digest}.npz")
     finally:
         fresh.unlink(missing_ok=True)
-    return digest
 
 
 def read(folder: Path, digest: str) -> dict[str, NDArray[Any]] | None:
@@ -55,7 +64,7 @@ def read(folder: Path, digest: str) -> dict[str, NDArray[Any]] | None:
         return None
     except OSError as error:
         raise _broken(path, str(error)) from error
-    if _digest(content) != digest:
+    if digest_of(content) != digest:
         raise _broken(path, "it has other bytes than when it was written")
     with np.load(io.BytesIO(content)) as arrays:
         return dict(arrays)
@@ -65,5 +74,6 @@ def _broken(path: Path, why: str) -> UserError:
     return UserError(f"{path} cannot be read ({why}); restore it, or remove it: its record counts without it")
 
 
-def _digest(content: bytes) -> str:
+def digest_of(content: bytes) -> str:
+    """The name of a file with this content."""
     return hashlib.sha256(content).hexdigest()[:16]

@@ -15,7 +15,29 @@ from bench.errors import UserError
 from bench.plan.cell import LATER
 from bench.plan.measure import COMPANY, CROSSED, Value, measures
 
-STATUSES = ("ok", "oom", "unsupported", "invalid", "timeout", "error")
+STATUSES: Mapping[str, str] = {
+    "ok": "it was measured",
+    "oom": "memory did not suffice",
+    "unsupported": "the combination cannot be had: its backbone, head or data set says so",
+    "invalid": "it was measured, and the figure must not be used: outputs are not those of eager float32, or others "
+    "used the machine where company was refused",
+    "timeout": "it was not done in the time it had",
+    "error": "it failed for another reason",
+}
+"""How a measurement may have ended, and what that means; in the order in which several are named."""
+INPUTS: Mapping[str, str] = {
+    "recipe": "digest of what the recipe states for the task",
+    "weights": "the first 12 hexadecimal digits of the SHA-256 of the weights' file",
+    "dataset": "what is to be said of the data set beyond its name: its version, which images are val, which were left "
+    "out of training",
+    "levels": '"normed": the raw levels of a residual stream get norms on their way to the head; before, they had none',
+    "backbone revision": "number of the revision of the backbone's training; without it the first",
+    "head revision": "likewise of the head",
+    "backbone source": "digest of the code that makes the backbone (see below); without it the one in "
+    "`bench/plan/sources.json`, of when records began to say it",
+    "head source": "likewise of the head",
+}
+"""What inputs a record may have, and what they say."""
 SETTLED = frozenset({"ok", "oom", "unsupported", "invalid"})
 """What measuring again would only repeat; a time-out or an error is tried again by the next run."""
 
@@ -25,15 +47,17 @@ class Record:
     """One measurement.
 
     Attributes:
-        measure, version: what was measured, in which meaning.
-        fields: the cell's fields that it depends on.
-        inputs: digests of the files that fields name (a recipe), so that an edited file is measured again.
+        measure: name of what was measured.
+        version: meaning of its numbers.
+        fields: the cell's fields that it depends on, and no others.
+        inputs: digests and versions of what fields name (see `INPUTS`), so that what was edited is measured again.
         environment: id of the machine and software, described in ``environments.jsonl``.
         status: one of `STATUSES`.
         reason: why it is not "ok"; empty when it is.
-        values: column -> value; None where unknown.
-        samples: raw samples by name.
-        started: ISO 8601, UTC.
+        values: column -> number, or class -> number; None (null) where unknown, never 0. Some say more, see
+            `bench.plan.measure.BESIDE`.
+        samples: raw samples by name, in the unit that the name says.
+        started: time at which its process started, ISO 8601, UTC.
         wall_s: seconds from the start of its process to its end.
     """
 

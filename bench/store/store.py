@@ -8,7 +8,7 @@ import fcntl
 import gc
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -35,12 +35,17 @@ class Store:
         Raises:
             UserError: a line is torn or is no record; names file and line.
         """
-        found = []
         with _no_collection():
-            for number, start, line in _lines(self.path):
-                place = partial(Stored, self.path, start, len(line))
-                found.append(parse(line, f"{self.path}, line {number}", place))
-        return found
+            return list(self.stream())
+
+    def stream(self) -> Iterator[Record]:
+        """Record after record, as `records`; what is held in memory is one of them.
+
+        Raises:
+            UserError: as for `records`, when the line is reached.
+        """
+        for number, start, line in _lines(self.path):
+            yield parse(line, f"{self.path}, line {number}", partial(Stored, self.path, start, len(line)))
 
     def environments(self) -> dict[str, Environment]:
         """Environment id -> its description.
@@ -99,12 +104,16 @@ class Writer:
         """Append one record; it is on the disk when this returns."""
         self._append(RECORDS, record.line())
 
+    def lines(self, lines: Iterable[str]) -> None:
+        """Append the lines of several records (`Record.line`), all or none; they are on the disk when this returns."""
+        self._append(RECORDS, "".join(lines))
+
     def environment(self, description: Mapping[str, Any]) -> None:
         """Append one environment's description."""
         self._append(ENVIRONMENTS, json.dumps(description, separators=(",", ":")) + "\n")
 
     def _append(self, name: str, line: str) -> None:
-        """All of the line or nothing of it.
+        """All of the line (or of several) or nothing of it.
 
         Raises:
             UserError: the disk is full, or refuses for another reason.

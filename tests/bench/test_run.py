@@ -11,7 +11,7 @@ from bench.errors import UserError
 from bench.launchers._order import first_look
 from bench.launchers.contract import Finished, Settings, Started, anchor_digest
 from bench.model import build, kept
-from bench.plan import matrix, models
+from bench.plan import matrix, models, source
 from bench.plan.case import resolve
 from bench.plan.cell import Cell
 from bench.plan.dataset import Roots
@@ -153,6 +153,88 @@ def test_an_edited_recipe_is_another_question(question, tmp_path, monkeypatch):
     go(question, store, tmp_path)
     monkeypatch.setattr(run.recipe, "digest", lambda name, task: "edited")
     assert {p.job.measure.name for p in run.plan(question, HERE, store, Roots()).todo} == {"accuracy"}
+
+
+@pytest.fixture
+def edit(tmp_path, monkeypatch):
+    """Have the source of some backbones or heads be another than that of records that say none; give what it is."""
+    real = source._table(source.TABLE)
+
+    def edited(*names):
+        table = {kind: {name: {} if name in names else one for name, one in real[kind].items()} for kind in real}
+        path = tmp_path / f"{'_'.join(names)}.json"
+        path.write_text(json.dumps(table))
+        monkeypatch.setattr(source, "TABLE", path)
+        kinds = {name: kind for kind in real for name in real[kind]}
+        return [source.digest(catalogue.get(kinds[name], name)) for name in names]
+
+    monkeypatch.setattr(source, "TABLE", tmp_path / "as it was.json")
+    as_it_is = {
+        kind: {name: {source.digest(entry): ""} for name, entry in catalogue.entries(kind).items()} for kind in real
+    }
+    source.TABLE.write_text(json.dumps(as_it_is))
+    real = as_it_is
+    return edited
+
+
+def test_an_edited_backbone_or_head_is_measured_again_and_nothing_else(question, tmp_path, monkeypatch, edit):
+    store = Store(tmp_path / "m")
+    Launcher(monkeypatch)
+    go(question, store, tmp_path)
+    assert not any("source" in name for record in store.records() for name in record.inputs), "it goes without saying"
+    before = source.TABLE
+    (digest,) = edit("vit_pico")
+    plan = run.plan(question, HERE, store, Roots())
+    assert {planned.job.cell.backbone for planned in plan.todo} == {"vit_pico"}
+    assert len(plan.todo) == 4
+    go(question, store, tmp_path)
+    assert {record.inputs.get("backbone source") for record in store.records()[8:]} == {digest}
+    assert run.plan(question, HERE, store, Roots()).todo == []
+    monkeypatch.setattr(source, "TABLE", before)
+    assert run.plan(question, HERE, store, Roots()).todo == [], (
+        "the edit was taken back: what was measured before counts"
+    )
+    (head,) = edit("linear")
+    todo = run.plan(question, HERE, store, Roots()).todo
+    assert len(todo) == 8
+    assert {json.loads(planned.job.key)[-1]["head source"] for planned in todo} == {head}
+
+
+def test_what_is_edited_while_it_is_measured_is_no_answer(question, tmp_path, monkeypatch, edit):
+    store = Store(tmp_path / "m")
+    launcher = Launcher(monkeypatch)
+    real = launcher.launch
+
+    def launch(jobs, settings):
+        for index, event in enumerate(real(jobs, settings)):
+            if index == 4:
+                edit("swin_pico")
+            yield event
+
+    monkeypatch.setattr(launcher, "launch", launch)
+    entry = SimpleNamespace(load=lambda: SimpleNamespace(launch=launch))
+    known = catalogue.get
+    monkeypatch.setattr(catalogue, "get", lambda kind, name: entry if kind == "launchers" else known(kind, name))
+    go(question, store, tmp_path)
+    lost = [record for record in store.records() if record.status != "ok"]
+    assert lost
+    assert {record.fields["backbone"] for record in lost} == {"swin_pico"}
+    assert {record.status for record in lost} == {"error"}
+    assert not any(record.values or source.of(record.inputs) for record in lost)
+    assert "was edited while this ran" in lost[0].reason
+    again = {planned.job.cell.backbone for planned in run.plan(question, HERE, store, Roots()).todo}
+    assert again == {"swin_pico"}
+
+
+def test_a_network_of_another_source_is_no_anchor(question, tmp_path, edit):
+    asked = {"measure": ["latency"], "backbone": ["vit_pico"]}
+    planned = run.plan(question.override(asked), HERE, Store(tmp_path / "m"), Roots()).planned
+    (job,) = (one.job for one in planned if one.job.measure.name == "latency")
+    record = Record("latency", job.measure.version, job.cell.part(job.measure.fields), {}, HERE.id, "ok", "", {})
+    record = replace(record, values={"anchor": anchor_digest(record.key)})
+    assert run._anchors([job], {record.key: record})
+    edit("linear")
+    assert not run._anchors([job], {record.key: record})
 
 
 def test_a_task_without_labels_is_refused_for_each_cell(question, tmp_path, monkeypatch):

@@ -185,3 +185,16 @@ def test_a_teacher_is_found_among_the_kept_models_and_noted(taught, monkeypatch,
     assert with_teacher.samples["loss"] != alone.samples["loss"]
     with pytest.raises(Unsupported, match="predicts detection"):
         taught(head="fcos_pico")
+
+
+def test_kept_features_are_of_what_made_them(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An edited backbone finds none of what it was before."""
+    case = resolve(Cell(**{**CELL, "recipe": "smoke", "height": 64, "width": 64}), cache=cache)
+    data = case.split("train")
+    keys = []
+    for digest in ("before", "after"):
+        monkeypatch.setattr("bench.plan.source.digest", lambda _, digest=digest: digest)
+        keys.append(accuracy.frozen_key(case, data, "train"))
+    differing = {name for name in keys[0] if keys[0][name] != keys[1][name]}
+    assert differing == {"backbone"}
+    assert keys[1]["backbone"] == "vit_pico revision 1, source after"

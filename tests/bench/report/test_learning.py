@@ -50,3 +50,7 @@ def test_a_table_that_records_no_longer_give_is_removed(tmp_path: Path) -> None:
     assert table(tmp_path, trained(), untrained())
     assert table(tmp_path, trained()) == []
     assert not (tmp_path / "results" / "box" / LEARNING).exists()
+
+
+def test_a_training_that_tells_no_loss_is_left_out(tmp_path: Path) -> None:
+    assert table(tmp_path, replace(trained(), samples={}), untrained()) == []  # pyright: ignore[reportArgumentType]

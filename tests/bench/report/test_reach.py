@@ -74,3 +74,8 @@ def test_the_picture_is_drawn_beside_the_tables(tmp_path: Path) -> None:
     assert first.startswith(b"\x89PNG")
     figures(folder.parent)
     assert drawn[0].read_bytes() == first, "the same records give the same bytes"
+
+
+def test_what_is_no_distance_is_no_curve(tmp_path: Path) -> None:
+    strange = [replace(one, fields={**one.fields, "dataset": f"{one.fields['dataset']}.1.2"}) for one in OTHER]
+    assert lines(write(tmp_path / "r" / "box", strange)) == []

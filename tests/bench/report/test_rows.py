@@ -108,6 +108,46 @@ def test_an_edited_recipe_leaves_its_old_records_out(tmp_path: Path) -> None:
     assert list(reading.left_out.values()) == [2]
 
 
+def test_an_edited_backbone_leaves_all_that_was_measured_of_it_out_and_nothing_else(tmp_path: Path) -> None:
+    now = {"backbone source": "new"}
+    records = [
+        make("accuracy", seed=0, miou=10.0),
+        make("latency", latency_ms=5.0),
+        make("latency", backbone="other", latency_ms=6.0),
+        make("accuracy", seed=0, miou=30.0, inputs=now),
+        make("complexity", params_m=1.0, inputs=now),
+    ]
+    reading = _read(tmp_path, *records)
+    found = {row.fields["backbone"]: {name: stat.mean for name, stat in row.values.items()} for row in _rows(reading)}
+    assert found == {"vit_pico": {"miou": 30.0, "params_m": 1.0}, "other": {"latency_ms": 6.0}}
+    assert sum(reading.left_out.values()) == 2
+
+
+@pytest.mark.parametrize("last", ["old", "new"])
+def test_of_an_edited_file_todays_state_counts_wherever_it_stands(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, last: str
+) -> None:
+    """What was merged from elsewhere stands last and need not be newer."""
+    monkeypatch.setattr("bench.plan.recipe.digest", lambda name, task: f"{name} for {task} today")
+    monkeypatch.setattr("bench.plan.source.digest", lambda entry: f"{entry.name} today")
+    today = {"recipe": "short for segmentation today", "head source": "linear today"}
+    old = make("accuracy", miou=10.0, inputs={"recipe": "before"})
+    new = make("accuracy", miou=30.0, inputs=today)
+    (row,) = _rows(_read(tmp_path, *([new, old] if last == "old" else [old, new])))
+    assert row.values["miou"].mean == 30.0
+
+
+def test_costs_of_another_source_do_not_stand_beside_an_earlier_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bench.catalogue.training_revisions", lambda fields: {"backbone": 2})
+    earlier = make("accuracy", miou=10.0)
+    for inputs, expected in (({}, {"miou", "latency_ms"}), ({"backbone source": "new"}, {"miou"})):
+        rows = _rows(_read(tmp_path, earlier, make("latency", latency_ms=5.0, inputs=inputs)))
+        (trained,) = (row for row in rows if row.fields["backbone"] == "vit_pico@1")
+        assert set(trained.values) == expected
+
+
 def test_old_versions_gone_measures_and_gone_heads_are_counted(tmp_path: Path) -> None:
     reading = _read(
         tmp_path,
@@ -231,6 +271,8 @@ def test_what_is_said_of_a_data_set_replaces_what_was_said_before(tmp_path: Path
     assert by_head["linear"].values["miou"] == Stat(41.0, None, 1), "trained on other images, so no second seed"
     assert by_head["linear"].values["latency_ms"].mean == 5.0
     assert by_head["fcos"].values["ap"].mean == 7.0
-    assert reading.left_out == {"from before a file that they name (a recipe, a data set) was edited": 1}
+    assert reading.left_out == {
+        "from before a file that they name (a recipe, a data set, a backbone, a head) was edited": 1
+    }
     mended = _read(tmp_path, *records, make("accuracy", seed=0, miou=42.0))
     assert {row.fields["head"]: row for row in _rows(mended)}["linear"].values["miou"] == Stat(42.0, None, 1)

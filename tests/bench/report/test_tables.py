@@ -213,6 +213,28 @@ def test_a_frame_has_one_line_a_seed(tmp_path: Path) -> None:
     assert frame.attrs["units"]["latency_ms"] == "ms"
 
 
+def test_a_frame_of_several_roots_keeps_machines_of_one_name_apart(tmp_path: Path) -> None:
+    from bench.report.frame import load
+
+    for root, latency in (("mine", 5.0), ("theirs", 7.0)):
+        old = make("latency", version=0, latency_ms=1.0)
+        write(tmp_path / root / "box", [make("latency", latency_ms=latency), old])
+    mine, theirs = str(tmp_path / "mine"), str(tmp_path / "theirs")
+    frame = load(mine, theirs)
+    assert list(frame.columns[:2]) == ["root", "machine"]
+    assert list(zip(frame["root"], frame["machine"], frame["latency_ms"], strict=True)) == [
+        (mine, "box", 5.0),
+        (theirs, "box", 7.0),
+    ]
+    assert list(frame.attrs["left_out"]) == [f"{mine}/box", f"{theirs}/box"]
+    alone = load(mine)
+    assert "root" not in alone.columns
+    assert list(alone.attrs["left_out"]) == ["box"]
+    for twice in (mine, f"{mine}/box"):
+        with pytest.raises(UserError, match=r"mine/box is in .* and would count twice"):
+            load(mine, twice)
+
+
 @pytest.mark.slow
 def test_a_figure_is_the_same_for_the_same_records(tmp_path: Path) -> None:
     from bench.report.figure import figure
