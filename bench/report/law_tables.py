@@ -14,7 +14,7 @@ from bench.report.rows import Table, vary
 from bench.stats.power import DISTINCT, LEAST, NEAR, Law
 
 FILES = ("crossings.csv", "laws.csv", "laws.md")
-_NAMED = tuple(name for name in FIELDS if name not in ("recipe", "seed", "limit_mib"))
+_NAMED = tuple(name for name in FIELDS if name not in ("height", "width", "recipe", "seed", "limit_mib"))
 _HEAD = ("exponent", "95 % CI", "growth", "deviation (%)", "lower half", "upper half", "law")
 
 ABOUT = f"""
@@ -192,7 +192,7 @@ def _crossings(one: Laws) -> list[dict[str, Any]]:
             | {"figure": swap.first.column.name}
             | {f"first_{name}": swap.first.fields.get(name, "") for name in OF_BACKBONE}
             | {f"second_{name}": swap.second.fields.get(name, "") for name in OF_BACKBONE}
-            | {name: common.get(name, "") for name in _NAMED if name not in (*OF_BACKBONE, "height", "width")}
+            | {name: common.get(name, "") for name in _NAMED if name not in OF_BACKBONE}
             | {"kind": swap.kind}
             | {name: "" if end is None else end.pixels for name, end in zip(("after", "before"), between, strict=True)}
             | {"not_told_apart": " ".join(str(point.pixels) for point in swap.unclear)}
