@@ -76,7 +76,7 @@ def current(parts: Iterable[Part]) -> list[Part]:
 
 
 def names(rows: Sequence[Part] | Sequence[Row], *, fold: bool = True, sizes: bool = True) -> list[str]:
-    """What tells rows apart: backbone and patch, and whatever else differs.
+    """What tells rows apart: backbone and patch (unless they are `shared` and something else differs), and the rest.
 
     Args:
         rows: what is named.
@@ -92,7 +92,7 @@ def names(rows: Sequence[Part] | Sequence[Row], *, fold: bool = True, sizes: boo
         words = [f"{row.fields['backbone']}/{row.fields['patch']}", *(str(row.fields[name]) for name in wanted)]
         words += [size(row.fields)] if sizes else []
         texts.append(words + [word for name in several if (word := _word(name, row.fields.get(name, "")))])
-    if _shared(rows) and all(len(text) > 1 for text in texts):
+    if shared(rows) and all(len(text) > 1 for text in texts):
         texts = [text[1:] for text in texts]
     return [folded(text) if fold else " ".join(text) for text in texts]
 
@@ -102,7 +102,7 @@ def headed(drawing: "Figure", what: str, table: Table, rows: Sequence[Part] | Se
     _, fixed = vary(rows, OTHERS)
     unusual = [name for name, value in fixed.items() if name not in _CONTEXT and value != DEFAULTS.get(name)]
     common = {name: {_value(row.fields, name) for row in rows} for name in (*_CONTEXT, *unusual)}
-    said = [_shared(rows)] + [_word(name, next(iter(values))) for name, values in common.items() if len(values) == 1]
+    said = [shared(rows)] + [_word(name, next(iter(values))) for name, values in common.items() if len(values) == 1]
     lines = [", ".join(word for word in said if word), table.environment.title(), note]
     drawing.suptitle(
         f"{what}: {table.task} on {table.dataset}\n" + "\n".join(line for line in lines if line),
@@ -112,8 +112,8 @@ def headed(drawing: "Figure", what: str, table: Table, rows: Sequence[Part] | Se
     )
 
 
-def _shared(rows: Sequence[Part] | Sequence[Row]) -> str:
-    """Backbone and patch where there is only one of them; else ""."""
+def shared(rows: Sequence[Part] | Sequence[Row]) -> str:
+    """Backbone and patch where all have the same; else ""."""
     found = {f"{row.fields['backbone']}/{row.fields['patch']}" for row in rows}
     return found.pop() if len(found) == 1 else ""
 

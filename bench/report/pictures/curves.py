@@ -7,7 +7,7 @@ from statistics import fmean
 from typing import TYPE_CHECKING
 
 from bench.plan.measure import Column
-from bench.report.pictures.common import Picture, best, current, family, file_name, headed, names, trained
+from bench.report.pictures.common import Picture, best, current, family, file_name, headed, names, shared, trained
 from bench.report.rows import Part, Table, headline
 from bench.report.style import COLOURS, MARKERS, canvas, plain
 
@@ -89,7 +89,8 @@ def _panel(axes: "Axes", head: str, rows: Sequence[Part]) -> None:
     # A first step far above all others would leave no room for them.
     low, high = min(ends), max(ends)
     axes.set_ylim(max(0.0, low - 0.1 * (high - low)), high + 0.1 * (high - low or 1.0))
-    axes.set_title(head, fontsize=9, loc="left")
+    alike = shared(rows) if len(rows) > 1 else ""
+    axes.set_title(f"{head}, {alike}" if alike else head, fontsize=9, loc="left")
     axes.set_xlabel("step", fontsize=8)
     axes.set_ylabel("loss", fontsize=8)
     axes.tick_params(labelsize=8)

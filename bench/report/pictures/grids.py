@@ -59,8 +59,8 @@ def pictures(table: Table) -> Iterator[Picture]:
     for head in sorted(heads):
         score = _largest([one for one in scores if one.fields["head"] == head], {})
         time = _largest([one for one in times if one.fields["head"] == head], score.fields if score else {})
-        both = [one for one in (score, time) if one]
-        if any(grid.crossed for one in both for grid in one.grids.values()):
+        both = [one for one in (score, time) if one and any(grid.crossed for grid in one.grids.values())]
+        if both:
             yield Picture(file_name(table.task, table.dataset, head, "grid"), partial(_draw, table, both))
 
 

@@ -183,6 +183,19 @@ def test_a_smoothed_curve_keeps_its_mean_and_its_place():
     assert means == steps, "a straight line stays where it is"
 
 
+def test_what_all_lines_of_a_panel_share_is_in_its_title(tmp_path):
+    records = [scored(64, loss=LOSS, recipe=recipe) for recipe in ("real", "real+steps=9")]
+    figure = drawn(curves, tmp_path, [*records, scored(64, loss=LOSS, recipe="real", backbone="a", head="dpt")], "loss")
+    panels = {axes.get_title(loc="left"): axes.get_legend_handles_labels()[1] for axes in figure.axes}
+    assert panels == {"linear, vit_pico/16": ["real", "steps=9"], "dpt": ["a/16"]}
+
+
+def test_a_column_without_any_grid_is_left_out(tmp_path):
+    records = [timed(size, 1.0, patch=patch) for size, patch in ((64, 8), (64, 16), (128, 16))]
+    figure = drawn(grids, tmp_path, [*records, scored(64, loss=LOSS)], "linear_grid")
+    assert len(figure.axes) == 1
+
+
 def test_every_head_has_a_panel_of_its_own(tmp_path):
     records = [scored(64, loss=LOSS, backbone=name) for name in ("a", "b")]
     records += [scored(64, loss=LOSS, backbone="a", head="upernet_pico")]
