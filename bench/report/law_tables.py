@@ -19,16 +19,17 @@ _HEAD = ("exponent", "95 % CI", "growth", "deviation (%)", "lower half", "upper 
 
 ABOUT = f"""
 Made by `densebench report` from `records.jsonl`; what is edited here is lost. y = a · x^b: ordinary least squares on
-logarithms, with the 95 % interval of b from the scatter of the points (Student's t); at least {DISTINCT} sizes.
-Deviation: root mean square and largest, of the points from the line. Lower and upper half: the exponent of either half
-of the points, with 95 % of what the intervals and noise floors of the points leave open.
+logarithms, over at least {DISTINCT} sizes. 95 % CI: of b, from the scatter of the points (Student's t) or from their
+intervals and noise floors, whichever is wider. Deviation: root mean square and largest, of the points from the line.
+Lower and upper half: the exponent of either half of the points, with 95 % of what their intervals and noise floors
+leave open.
 
 Law: *bends* where the halves differ beyond their errors (a constant overhead flattens the small end, a second term
 steepens the large one), *scatters* where a point is off the line beyond its error, else *holds*; exact figures (memory,
-MACs) may differ by {LEAST:g} in exponent and {NEAR:.0%} off the line. A law that does not hold has a second row, from
-the smallest size on from which at least {DISTINCT} points follow one; it is chosen for that, so its interval promises a
-little too much. An exponent is of the sizes that it is fitted to, and of no others. Method: `bench/report/laws.py`,
-`bench/stats/power.py`.
+MACs) may differ by {LEAST:g} in exponent and {100 * NEAR:g} % off the line. A law that does not hold has a second row,
+from the smallest size on from which at least {DISTINCT} points follow one; it is chosen for that, so its interval
+promises a little too much. An exponent is of the sizes that it is fitted to, and of no others. Method:
+`bench/report/laws.py`, `bench/stats/power.py`.
 """
 
 

@@ -3,9 +3,10 @@
 y = a · x^b is a straight line on logarithms, u = ln x, v = ln y. With means U and V, ordinary least squares give
 b = Σ(u - U)(v - V) / S with S = Σ(u - U)², and b ± t(n - 2) · s / √S holds the exponent with 95 % where the points
 scatter around the line independently, s² = Σ r² / (n - 2) over their residuals r (Draper and Smith 1998, Applied
-Regression Analysis, section 1.4; t: Student's). The scatter is that of the points, whatever makes it: noise, or a law
-that is no power law. So the interval alone says little where the points bend, and `Law.verdict` looks at that with what
-each point is known to.
+Regression Analysis, section 1.4; t: Student's). A few points may scatter less than they are known to, by luck: where
+1.96 · √Σ(w e)², the errors e of the points carried through b's weights w = (u - U) / S, is more, the interval is that.
+The scatter is that of the points, whatever makes it: noise, or a law that is no power law. So the interval alone says
+little where the points bend, and `Law.verdict` looks at that with what each point is known to.
 
 *Bends*: the exponent of the upper half of the points differs from that of the lower half. Both are sums of the points'
 logarithms with known weights, and so is their difference, whose standard error follows from those of the points, the
@@ -108,8 +109,13 @@ class Crossing:
     high: float
 
 
-def fit(xs: Sequence[float], ys: Sequence[float]) -> Power | None:
+def fit(xs: Sequence[float], ys: Sequence[float], errors: Sequence[float] = ()) -> Power | None:
     """The power law through points; None where fewer than `DISTINCT` abscissae differ.
+
+    Args:
+        xs: abscissae.
+        ys: ordinates.
+        errors: standard errors of ln y, as for `law`; without them the interval is from the scatter alone.
 
     Raises:
         ValueError: x and y are not of one length, or one of them is not positive.
@@ -124,6 +130,8 @@ def fit(xs: Sequence[float], ys: Sequence[float]) -> Power | None:
     off = [v - level - exponent * u for u, v in zip(us, vs, strict=True)]
     squares, freedom = math.fsum(one**2 for one in off), len(off) - 2
     half = t95(freedom) * math.sqrt(squares / freedom * math.fsum(weight**2 for weight in weights))
+    if errors and math.isfinite(known := _Z * _carried(weights, errors)):
+        half = max(half, known)
     return Power(
         exponent=exponent,
         low=exponent - half,
@@ -147,7 +155,7 @@ def law(xs: Sequence[float], ys: Sequence[float], errors: Sequence[float]) -> La
     Raises:
         ValueError: lengths differ, or an x or a y is not positive.
     """
-    power = fit(xs, ys)
+    power = fit(xs, ys, errors)
     if power is None:
         return None
     bend = _bend([math.log(x) for x in xs], [math.log(y) for y in ys], errors)
@@ -189,12 +197,8 @@ def _bend(us: Sequence[float], vs: Sequence[float], errors: Sequence[float]) -> 
     def total(weights: Sequence[float]) -> float:
         return math.fsum(weight * v for weight, v in zip(weights, vs, strict=True))
 
-    def error(weights: Sequence[float]) -> float:
-        known = [(weight * one) ** 2 for weight, one in zip(weights, errors, strict=True) if weight]
-        return math.sqrt(math.fsum(known))
-
     between = [one - other for one, other in zip(upper, lower, strict=True)]
-    return Bend(total(lower), total(upper), error(lower), error(upper), error(between))
+    return Bend(total(lower), total(upper), *(_carried(weights, errors) for weights in (lower, upper, between)))
 
 
 def _verdict(power: Power, bend: Bend, xs: Sequence[float], ys: Sequence[float], errors: Sequence[float]) -> Verdict:
@@ -216,6 +220,11 @@ def _weights(us: Sequence[float], within: tuple[float, float] = (-math.inf, math
     middle = _mean(chosen)
     squares = math.fsum((u - middle) ** 2 for u in chosen)
     return [(u - middle) / squares if within[0] <= u <= within[1] else 0.0 for u in us]
+
+
+def _carried(weights: Sequence[float], errors: Sequence[float]) -> float:
+    """Standard error of a sum with these weights, of independent terms."""
+    return math.sqrt(math.fsum((weight * one) ** 2 for weight, one in zip(weights, errors, strict=True) if weight))
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -62,6 +62,17 @@ def test_the_interval_holds_the_exponent_19_times_out_of_20():
     assert hits / 1500 == pytest.approx(0.95, abs=0.017)  # three standard errors
 
 
+def test_points_that_lie_on_a_line_by_luck_are_known_no_better_than_their_errors():
+    # u = 0, 1, 2: b is (v2 - v0) / 2, with the errors 0.1 and 0.2 of its two points; the middle one counts for nothing.
+    xs, ys = [1, math.e, math.e**2], [1, math.e, math.e**2]
+    power = found(xs, ys, [0.1, 5.0, 0.2]).power
+    half = 1.96 * math.hypot(0.1, 0.2) / 2
+    assert (power.low, power.high) == pytest.approx((1 - half, 1 + half), abs=1e-4)
+    wide = fit(xs, [1, math.e**2, math.e], [0.1, 5.0, 0.2])
+    assert wide == fit(xs, [1, math.e**2, math.e]), "scatter beyond the errors counts as it is"
+    assert found(xs, ys, [math.inf] * 3).power == fit(xs, ys), "errors that are not known make no interval"
+
+
 @pytest.mark.parametrize("count", [3, 4, 6])
 def test_noise_alone_seldom_speaks_against_a_law(count):
     draw = np.random.default_rng(6)
@@ -125,7 +136,8 @@ def test_without_errors_nothing_is_said_of_the_law():
 )
 def test_growth_in_words(exponent, factors, word):
     ys = [y * factor for y, factor in zip(line(exponent), factors, strict=True)]
-    assert found(SIZES, ys, [0.2] * 6).growth == word
+    errors = [0.0 if set(factors) == {1} else 0.2] * 6
+    assert found(SIZES, ys, errors).growth == word
 
 
 def test_equal_and_opposite_ratios_cross_in_the_middle_on_logarithms():
