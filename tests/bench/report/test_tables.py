@@ -158,10 +158,10 @@ def test_check_finds_what_differs_is_missing_or_is_stale(tmp_path: Path) -> None
     assert [path.name for path in report(results).written] == [
         "detection.csv",
         "detection.md",
-        "laws.csv",
-        "laws.md",
         "segmentation.csv",
         "segmentation.md",
+        "laws.md",
+        "laws.csv",
     ]
     assert report(results).written == ()
     assert report(results, check=True).ok
