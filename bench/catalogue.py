@@ -80,7 +80,7 @@ def entries(kind: str) -> Mapping[str, Entry]:
     Raises:
         UserError: see `namespaces`.
     """
-    return {name: entry for name, entry in _read_all(kind).items() if not name.endswith(":")}
+    return _read_all(kind)[0]
 
 
 def namespaces(kind: str) -> Mapping[str, Entry]:
@@ -89,7 +89,7 @@ def namespaces(kind: str) -> Mapping[str, Entry]:
     Raises:
         UserError: a plug-in file is broken, or two files claim one name; names the files.
     """
-    return {name: entry for name, entry in _read_all(kind).items() if name.endswith(":")}
+    return _read_all(kind)[1]
 
 
 @cache
@@ -113,8 +113,8 @@ def _member(space: Entry, name: str, facts: Mapping[str, Any]) -> Entry:
 
 
 @cache
-def _read_all(kind: str) -> Mapping[str, Entry]:
-    """All entries of one kind, in order of name.
+def _read_all(kind: str) -> tuple[Mapping[str, Entry], Mapping[str, Entry]]:
+    """The entries of one kind and its namespaces, in order of name; tables ask for them once a record.
 
     Raises:
         UserError: a plug-in file is broken, or two files claim one name; names the files.
@@ -138,7 +138,11 @@ def _read_all(kind: str) -> Mapping[str, Entry]:
             if entry.name in found:
                 raise UserError(f"{path} and {found[entry.name].source} both define {_SINGULAR[kind]} '{entry.name}'")
             found[entry.name] = entry
-    return dict(sorted(found.items()))
+    ordered = sorted(found.items())
+    return (
+        {name: entry for name, entry in ordered if not name.endswith(":")},
+        {name: entry for name, entry in ordered if name.endswith(":")},
+    )
 
 
 def read(module: str, path: Path) -> list[Entry]:

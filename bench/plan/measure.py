@@ -27,7 +27,7 @@ that ``interleaved`` names it returns ``<series>_round``, the round of each samp
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
 
@@ -108,14 +108,14 @@ class Measure:
         """Whether it learns from the images of the data set: whatever else needs them only for their classes."""
         return "seed" in self.fields
 
-    @property
+    @cached_property
     def floor(self) -> str:
         """The column of an interleaved measure that holds the noise floor of its group."""
         return next(
             (column.name for column in self.columns if column.name.endswith("noise_floor_pct")), "noise_floor_pct"
         )
 
-    @property
+    @cached_property
     def margin(self) -> str:
         """The column of an interleaved measure that holds half of the interval of its series, in percent."""
         return f"{self.interleaved.removesuffix('_ms')}_ci_pct"

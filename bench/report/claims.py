@@ -65,18 +65,15 @@ def claim(measure: Measure, first: Record, second: Record, series: str = "") -> 
 
 def against_anchor(measure: Measure, record: Record) -> Ratio | None:
     """Series of a record against the anchor of its session, round by round; None: no anchor, or too few rounds."""
-    return ratio(rounds_of(record.samples, measure.interleaved), _anchor(record))
+    return _linked(record, measure.interleaved)
 
 
 def _ratio(series: str, first: Record, second: Record, *, together: bool) -> Ratio | None:
-    sides = [rounds_of(record.samples, series) for record in (first, second)]
     if together:
-        return ratio(*sides)
-    anchors = [_anchor(record) for record in (first, second)]
-    if first.values.get("anchor") != second.values.get("anchor") or not all(anchors):
+        return ratio(_rounds(first, series), _rounds(second, series))
+    if first.values.get("anchor") != second.values.get("anchor"):
         return None
-    linked = [ratio(side, anchor) for side, anchor in zip(sides, anchors, strict=True)]
-    one, other = linked
+    one, other = _linked(first, series), _linked(second, series)
     if one is None or other is None:
         return None
     value = one.value / other.value
@@ -86,6 +83,17 @@ def _ratio(series: str, first: Record, second: Record, *, together: bool) -> Rat
     return Ratio(value, value * math.exp(-below), value * math.exp(above), min(one.rounds, other.rounds))
 
 
-def _anchor(record: Record) -> Mapping[int, float]:
-    samples = record.samples
-    return by_round(samples["anchor_ms"], samples["anchor_ms_round"]) if "anchor_ms" in samples else {}
+def _rounds(record: Record, series: str) -> Mapping[int, float]:
+    """See `rounds_of`; made once, as all that is reckoned of a record's samples: a large table asks for it often."""
+    if ("rounds", series) not in record.memo:
+        record.memo["rounds", series] = rounds_of(record.samples, series)
+    return record.memo["rounds", series]
+
+
+def _linked(record: Record, series: str) -> Ratio | None:
+    """A record against the anchor of its own session."""
+    if ("linked", series) not in record.memo:
+        samples = record.samples
+        anchor = by_round(samples["anchor_ms"], samples["anchor_ms_round"]) if "anchor_ms" in samples else {}
+        record.memo["linked", series] = ratio(_rounds(record, series), anchor) if anchor else None
+    return record.memo["linked", series]

@@ -15,17 +15,17 @@ import csv
 import io
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench.errors import UserError, unknown
+from bench.errors import UserError
 from bench.plan.cell import FIELDS
 from bench.plan.measure import Column, Measure
-from bench.report.claims import claim
+from bench.report.choosing import AXES, axis_of, check_class, check_known, column_of, matches, normal
 from bench.report.evidence import Paired, apart, pairing
 from bench.report.naming import Naming, naming
-from bench.report.rows import Part, Row, Table, columns, folders, headline, noise, order, rank, read
+from bench.report.rows import Part, Row, Table, folders, headline, noise, order, rank, read
+from bench.report.standing import claimed_ranks, costs_differ, pareto, series_of, unbeaten
 from bench.report.tables import COMPANY_NOTE, MARGIN, SPREAD, error_bar, label, number
 from bench.report.terminal import TableColumn, TerminalTable, changes
 from bench.stats.ranking import Noise, Rank, Stat
@@ -33,8 +33,6 @@ from bench.stats.ranking import Noise, Rank, Stat
 if TYPE_CHECKING:
     from rich.console import Group
 
-AXES = (*(name for name in FIELDS if name != "seed"), "resolution")
-"""What rows can be chosen and identified by; ``resolution`` is ``HxW``, or one number for a square."""
 _CONTEXT = ("recipe", "batch")
 IMPORTANCE = ("rank", "cost rank", MARGIN, SPREAD)
 """Columns that a narrow terminal may leave out, what is left out last first; cost and value always stay."""
@@ -178,42 +176,27 @@ def compare(
         UserError: no records, or none that match; an unknown machine, task, column, axis or value.
     """
     where = where or {}
-    _known("axis", [*where, *(by or ())], AXES)
-    cost_pair, value_pair = _column(cost), _column(value) if value else None
+    check_known("axis", [*where, *(by or ())], AXES)
+    cost_pair, value_pair = column_of(cost), column_of(value) if value else None
     found = folders(results)
-    _known("machine", [machine] if machine else [], [folder.name for folder in found])
+    check_known("machine", [machine] if machine else [], [folder.name for folder in found])
     tables = [table for folder in found if machine in {None, folder.name} for table in read(folder).tables]
-    _known("task", [task] if task else [], {table.task for table in tables})
+    check_known("task", [task] if task else [], {table.task for table in tables})
     tables = [table for table in tables if task in {None, table.task}]
     for axis, values in where.items():
-        there = {_axis(row, axis) for table in tables for row in table.rows} - {""}
-        _known(axis, [_normal(axis, text) for text in values], there)
+        there = {axis_of(row, axis) for table in tables for row in table.rows} - {""}
+        check_known(axis, [normal(axis, text) for text in values], there)
     for name in [cost, *([value] if value else [])]:
-        _check_class(name, [row for table in tables for row in table.rows])
+        check_class(name, [row for table in tables for row in table.rows])
     sections = []
     for table in tables:
         chosen = value_pair or headline(table.task)
-        kept = [row for row in table.rows if _matches(row, where)]
+        kept = [row for row in table.rows if matches(row, where)]
         if chosen and kept and {chosen[1].task, cost_pair[1].task} <= {None, table.task}:
             sections.append(_section(table, kept, (cost, *cost_pair), (value or chosen[1].name, *chosen)))
     if not sections:
         raise UserError(f"no records under {results} match; leave out a filter, or measure them with `densebench run`")
     return Comparison(tuple(by or ()), tuple(sections))
-
-
-def pareto(points: Sequence[tuple[float, float]]) -> list[bool]:
-    """Which (cost, value) points no other beats; less cost and more value are better, equal points stand together."""
-    best = float("-inf")
-    front = [False] * len(points)
-    ordered = sorted(range(len(points)), key=lambda index: points[index][0])
-    for _, same in groupby(ordered, key=lambda index: points[index][0]):
-        group = list(same)
-        top = max(points[index][1] for index in group)
-        if top > best:
-            best = top
-            for index in group:
-                front[index] = points[index][1] == top
-    return front
 
 
 def _section(
@@ -227,7 +210,7 @@ def _section(
         # Rows that differ only in fields that neither number depends on are one point.
         fields = {name: row.fields[name] for name in matters if name in row.fields}
         parts = row.parts.get(cost_measure.name), row.parts.get(value_measure.name)
-        if parts[0] and parts[1] and cost_name in row.values and value_name in row.values:
+        if parts[0] and parts[1] and cost_name in parts[0].values and value_name in parts[1].values:
             context = tuple(str(fields.get(name, "")) for name in _CONTEXT)
             groups.setdefault(context, {})[parts[0], parts[1]] = fields
         else:
@@ -256,7 +239,7 @@ def _section(
         noise=noises,
         paired=paired,
         floors=_floors(
-            cost_measure if _series(cost_measure, cost_name) else None,
+            cost_measure if series_of(cost_measure, cost_name) else None,
             [parts[0] for group in groups.values() for parts in group],
         ),
     )
@@ -277,36 +260,37 @@ def _points(
 
     ordered = sorted(group, key=lambda parts: (coordinates(parts)[0], -coordinates(parts)[1], order(group[parts])))
     stats = {part: part.values[value_name] for _, part in ordered}
-    timed_value = bool(_series(value_measure, value_name))
+    timed_value = bool(series_of(value_measure, value_name))
     differ = apart(value_name, spread)
     if timed_value:
         best_first = sorted(ordered, key=lambda parts: -coordinates(parts)[1])
-        ranks = _claimed_ranks([parts[1] for parts in best_first], value_measure, value_name)
+        ranks = claimed_ranks([parts[1] for parts in best_first], value_measure, value_name)
     else:
         ranks = rank({part: stat for part, stat in stats.items() if not stat.company}, value_column, differ)
     quiet = [parts for parts in ordered if not parts[0].values[cost_name].company and not stats[parts[1]].company]
     front = {parts for parts, best in zip(quiet, pareto([coordinates(parts) for parts in quiet]), strict=True) if best}
-    costs = _claimed_ranks([parts[0] for parts in ordered], cost_measure, cost_name)
+    costs = claimed_ranks([parts[0] for parts in ordered], cost_measure, cost_name)
 
     def beats(one: tuple[Part, Part], other: tuple[Part, Part]) -> bool:
         """Whether one is claimed to be better than the other, and to cost no more."""
         (price, worth), (other_price, other_worth) = coordinates(one), coordinates(other)
-        if price > other_price or (price < other_price and not _differ(cost_measure, cost_name, one[0], other[0])):
+        if price > other_price or (price < other_price and not costs_differ(cost_measure, cost_name, one[0], other[0])):
             return False
         if timed_value:
-            return worth > other_worth and _differ(value_measure, value_name, one[1], other[1])
+            return worth > other_worth and costs_differ(value_measure, value_name, one[1], other[1])
         return worth > other_worth and differ(one[1], other[1])
 
+    known = spread is not None or bool(paired.paired) or timed_value or bool(series_of(cost_measure, cost_name))
+    nearly = unbeaten(quiet, front, coordinates, beats) if known else set()
     points = []
     for parts in ordered:
         optimal = parts in front
-        known = spread is not None or paired.paired or timed_value or bool(_series(cost_measure, cost_name))
-        near = not optimal and bool(known) and parts in quiet and not any(beats(other, parts) for other in quiet)
+        near = parts in nearly
         stat = stats[parts[1]]
         series = cost_measure.interleaved.removesuffix("_ms")
         margin = parts[0].values.get(cost_measure.margin)
         ends = [parts[0].values.get(f"{series}_{end}_ms") for end in ("low", "high")]
-        own = _series(cost_measure, cost_name) == cost_measure.interleaved == cost_name
+        own = series_of(cost_measure, cost_name) == cost_measure.interleaved == cost_name
         points.append(
             Point(
                 group[parts],
@@ -316,44 +300,11 @@ def _points(
                 costs.get(parts[0]),
                 optimal,
                 near,
-                margin.mean if margin and _series(cost_measure, cost_name) == cost_measure.interleaved else None,
+                margin.mean if margin and series_of(cost_measure, cost_name) == cost_measure.interleaved else None,
                 (ends[0].mean, ends[1].mean) if own and ends[0] and ends[1] else None,
             )
         )
     return points
-
-
-def _series(measure: Measure, column: str) -> str:
-    """The samples that a column is the median or the rate of; "" for a column that was not timed in rounds."""
-    if not measure.interleaved:
-        return ""
-    if column.endswith("images_per_s"):
-        return measure.interleaved
-    return column if column.endswith("_ms") and "_p9" not in column else ""
-
-
-def _differ(measure: Measure, column: str, one: Part, other: Part) -> bool:
-    """Whether a difference between two numbers may be claimed."""
-    series = _series(measure, column)
-    if not series:
-        return one.values[column].mean != other.values[column].mean
-    return claim(measure, one.records[0], other.records[0], series).different
-
-
-def _claimed_ranks(parts: Sequence[Part], measure: Measure, column: str) -> dict[Part, Rank]:
-    """Ranks by what may be claimed; ``parts`` are in order, best first. Nothing may be of those in company."""
-    groups: list[list[Part]] = []
-    for part in dict.fromkeys(parts):
-        if part.values[column].company:
-            continue
-        if groups and not _differ(measure, column, groups[-1][0], part):
-            groups[-1].append(part)
-        else:
-            groups.append([part])
-    ranks: dict[Part, Rank] = {}
-    for group in groups:
-        ranks |= dict.fromkeys(group, Rank(len(ranks) + 1, len(group) > 1))
-    return ranks
 
 
 def _floors(measure: Measure | None, parts: Iterable[Part]) -> tuple[float, ...]:
@@ -371,43 +322,6 @@ def _why(row: Row, wanted: Mapping[str, Measure]) -> str:
             why = "not measured" if part is None else part.status if part.status != "ok" else "unknown"
             found.append(f"no {name}: {why}{f' ({part.reason})' if part and part.reason else ''}")
     return "; ".join(dict.fromkeys(found))
-
-
-def _known(kind: str, names: Iterable[str], there: Iterable[str]) -> None:
-    for name in names:
-        if name not in there:
-            raise unknown(kind, name, there)
-
-
-def _column(name: str) -> tuple[Measure, Column]:
-    known = {column.name: (measure, column) for measure, column in columns() if measure.fields}
-    directed = [key for key, (_, column) in known.items() if column.better]
-    found = known.get(name.partition("[")[0])
-    if found is None:
-        raise unknown("column", name, directed)
-    if not found[1].better:
-        raise UserError(f"column '{name}' has no better or worse; choose one of {', '.join(sorted(directed))}")
-    return found
-
-
-def _check_class(name: str, rows: Iterable[Row]) -> None:
-    """Refuse ``column[class]`` for a class, and a bare column of classes, that no row has; says which there are."""
-    plain = name.partition("[")[0]
-    classes = sorted({key for row in rows for key in row.values if key.startswith(f"{plain}[")})
-    if (classes or "[" in name) and name not in classes:
-        raise unknown("column", name, classes or [plain])
-
-
-def _axis(row: Row, axis: str) -> str:
-    return row.input if axis == "resolution" else str(row.fields.get(axis, ""))
-
-
-def _normal(axis: str, text: str) -> str:
-    return f"{text}x{text}" if axis == "resolution" and text.isdigit() else text
-
-
-def _matches(row: Row, where: Mapping[str, Sequence[str]]) -> bool:
-    return all(_axis(row, axis) in {_normal(axis, text) for text in values} for axis, values in where.items())
 
 
 def _render(section: Section, by: Sequence[str], *, wide: bool) -> Iterable[Any]:

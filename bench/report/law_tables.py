@@ -3,7 +3,6 @@
 import csv
 import io
 import math
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -14,6 +13,8 @@ from bench.report.rows import Table, vary
 from bench.stats.power import DISTINCT, LEAST, NEAR, Law
 
 FILES = ("crossings.csv", "laws.csv", "laws.md")
+MOST = 100
+"""Swaps in a Markdown table; the CSV has them all."""
 _NAMED = tuple(name for name in FIELDS if name not in ("height", "width", "recipe", "seed", "limit_mib"))
 _HEAD = ("exponent", "95 % CI", "growth", "deviation (%)", "lower half", "upper half", "law")
 
@@ -58,6 +59,7 @@ def _markdown(machine: str, known: Sequence[Laws]) -> str:
         for over in OVER:
             blocks += _law_table([series for series in one.series if series.over == over], over, several)
         blocks += _swap_table(one.swaps, several)
+        blocks += _kept(one)
         blocks += _left_out(one.series)
     return "\n\n".join(blocks) + "\n"
 
@@ -115,19 +117,16 @@ def _swap_table(swaps: Sequence[Swap], several: Sequence[str]) -> list[str]:
             *(_named(one, running) for one in (swap.first, swap.second)),
             *_where(swap),
         ]
-        for swap in swaps
-        if swap.kind in ("swaps", "within", "not told apart")
+        for swap in swaps[:MOST]
     ]
     head = ["figure", "head", *shown, "smaller at small inputs", "smaller at large inputs", "swap (px)", "95 % CI (px)"]
-    blocks = ["### Where two backbones swap", _lines([*head, "swap (pixels)"], body)] if body else []
-    said = []
-    for kind, words in (
-        ("keeps", "keep their order wherever it may be claimed"),
-        ("unclaimed", "are told apart at no size"),
-    ):
-        counts = Counter(swap.first.column.title for swap in swaps if swap.kind == kind)
-        said += [f"{words} ({', '.join(f'{name}: {count}' for name, count in counts.items())})"] if counts else []
-    return [*blocks, f"Other pairs under one head {', or '.join(said)}."] if said else blocks
+    blocks = ["### Where two backbones swap", _lines([*head, "swap (pixels)"], body)]
+    return [*blocks, f"{len(swaps) - MOST} more are in `crossings.csv`."] if len(swaps) > MOST else blocks
+
+
+def _kept(one: Laws) -> list[str]:
+    said = ", ".join(f"{title}: {count}" for title, count in one.kept.items())
+    return [f"Pairs under one head whose order is the same at all sizes that both have: {said}."] if said else []
 
 
 def _named(one: Series, running: Sequence[str]) -> str:

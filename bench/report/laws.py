@@ -4,7 +4,7 @@ A *series* is what agrees in every field of the cell that its measure depends on
 pixels) or for input and patch size (laws over tokens, where there are several patches). `bench.stats.power` fits it.
 
 Times of one session are compared as they are. Times of several are compared through the anchor, the cell that was timed
-in the rounds of all of them: each is its ratio to the anchor, round by round, times one reference (the median of the
+in the rounds of all of them: each is its ratio to the anchor, round by round, times one reference (a median of the
 anchor over the sessions), so that what the machine drifted in between cancels. What is not tied to the others so is
 left out, and so is what was taken in company; both are counted. The standard error of a point is that of its interval
 and of the noise floor of its session together, the floor being what two processes of one cell differ by, and so a
@@ -18,10 +18,12 @@ the noise floor added; with sizes in between that are not told apart it is somew
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from itertools import combinations, pairwise
+from dataclasses import dataclass
+from itertools import pairwise
 from statistics import median
 from typing import Any
+
+import numpy as np
 
 from bench.plan.measure import Column, Measure
 from bench.report.claims import Claim, against_anchor, claim
@@ -107,12 +109,11 @@ class Series:
 
 @dataclass(frozen=True)
 class Swap:
-    """How two series under one head compare over the sizes that both have.
+    """Two series under one head whose figures swap among the sizes that both have.
 
     first: smaller at the smaller size of a swap. kind: "swaps" (between neighbours that may both be claimed), "within"
-    (with sizes in between that are not told apart), "not told apart" (the figures swap, and no claim does), "unclaimed"
-    (no claim at any size) or "keeps". between: the two sizes; unclear: those between them. at: the interpolated size in
-    pixels; None where there is none.
+    (with sizes in between that are not told apart) or "not told apart" (the figures swap, and no claim does). between:
+    the two sizes; unclear: those between them. at: the interpolated size in pixels; None where there is none.
     """
 
     first: Series
@@ -125,11 +126,15 @@ class Swap:
 
 @dataclass(frozen=True)
 class Laws:
-    """All of one table."""
+    """All of one table.
+
+    swaps: pairs whose figures swap. kept: title of a figure -> pairs whose figures do not.
+    """
 
     table: Table
     series: tuple[Series, ...]
-    swaps: tuple[Swap, ...] = field(default=())
+    swaps: tuple[Swap, ...]
+    kept: Mapping[str, int]
 
 
 def found(tables: Iterable[Table]) -> list[Laws]:
@@ -141,9 +146,9 @@ def found(tables: Iterable[Table]) -> list[Laws]:
             one for one in _series(table, "tokens") if len({point.part.fields["patch"] for point in one.points}) > 1
         ]
         lawful = tuple(one for one in [*over_pixels, *several] if one.law() is not None)
-        swaps = tuple(_swaps([one for one in over_pixels if one.column.name in SWAPPING]))
-        if lawful or any(swap.kind != "keeps" for swap in swaps):
-            known.append(Laws(table, lawful, swaps))
+        swaps, kept = _swaps([one for one in over_pixels if one.column.name in SWAPPING])
+        if lawful or swaps:
+            known.append(Laws(table, lawful, tuple(swaps), kept))
     return known
 
 
@@ -151,46 +156,70 @@ def found(tables: Iterable[Table]) -> list[Laws]:
 
 
 def _series(table: Table, over: str) -> Iterator[Series]:
-    quantities = {
-        column.name: (measure, column) for measure, column in columns(table.task) if column.name in QUANTITIES
-    }
-    reference = _references(table)
-    for name in (name for name in QUANTITIES if name in quantities):
-        measure, column = quantities[name]
-        groups: dict[tuple[Any, ...], list[Point]] = defaultdict(list)
+    known = {column.name: (measure, column) for measure, column in columns(table.task)}
+    reference = _References()
+    for measure, column in (known[name] for name in QUANTITIES if name in known):
+        groups: dict[tuple[Any, ...], list[tuple[Part, float | None]]] = defaultdict(list)
         company: dict[tuple[Any, ...], int] = defaultdict(int)
-        for point in _points(table, measure, column, reference):
-            key = tuple(item for item in point.part.fields.items() if item[0] not in OVER[over])
-            if point.part.values[name].company:
+        for part, tokens in _parts(table, measure, column).items():
+            key = tuple(item for item in sorted(part.fields.items()) if item[0] not in OVER[over])
+            if part.values[column.name].company:
                 company[key] += 1
-            elif over == "pixels" or point.tokens is not None:
-                groups[key].append(point)
-        for key, points in groups.items():
-            tied = _tied(points, over)
-            ordered = sorted(tied, key=lambda point: (getattr(point, over), order(point.part.fields)))
-            yield Series(measure, column, over, dict(key), tuple(ordered), company[key], len(points) - len(tied))
+            elif over == "pixels" or tokens is not None:
+                groups[key].append((part, tokens))
+        for key, group in groups.items():
+            # Samples are read where there is something to compare alone.
+            if len({_pixels(part) if over == "pixels" else tokens for part, tokens in group}) > 1:
+                points = [_point(measure, column, part, tokens, reference) for part, tokens in group]
+                tied = _tied(points, over)
+                ordered = sorted(tied, key=lambda point: (getattr(point, over), order(point.part.fields)))
+                yield Series(measure, column, over, dict(key), tuple(ordered), company[key], len(points) - len(tied))
 
 
-def _points(table: Table, measure: Measure, column: Column, reference: Mapping[str, float]) -> Iterator[Point]:
-    tokens: dict[Part, float | None] = {}
+def _parts(table: Table, measure: Measure, column: Column) -> dict[Part, float | None]:
+    """Part -> tokens, of those that have the column; in the order of their cells."""
+    found: dict[Part, float | None] = {}
     for row in table.rows:
         part = row.parts.get(measure.name)
-        if part is None or column.name not in part.values:
+        # A cost that stands beside a training of an earlier revision is there a second time, under its own name.
+        if part is None or column.name not in part.values or not _own(part):
             continue
         count = row.values.get("tokens")
-        tokens[part] = tokens.get(part) if count is None else count.mean
-    for part in sorted(tokens, key=lambda part: order(part.fields)):
-        record = next(one for one in part.records if one.status == "ok")
-        # A cost that stands beside a training of an earlier revision is there a second time, under its own name.
-        own = all(part.fields[name] == record.fields[name] for name in ("backbone", "head"))
-        value = part.values[column.name].mean
-        if own and value > 0:
-            pixels = int(part.fields["height"]) * int(part.fields["width"])
-            yield Point(part, record, pixels, tokens[part], *_figure(measure, column, record, value, reference))
+        found[part] = found.get(part) if count is None else count.mean
+    known = {part: tokens for part, tokens in found.items() if part.values[column.name].mean > 0}
+    return dict(sorted(known.items(), key=lambda item: order(item[0].fields)))
+
+
+def _own(part: Part) -> bool:
+    return all(part.fields[name] == part.records[0].fields[name] for name in ("backbone", "head"))
+
+
+def _pixels(part: Part) -> int:
+    return int(part.fields["height"]) * int(part.fields["width"])
+
+
+def _point(measure: Measure, column: Column, part: Part, tokens: float | None, reference: "_References") -> Point:
+    record = next(one for one in part.records if one.status == "ok")
+    value = part.values[column.name].mean
+    return Point(part, record, _pixels(part), tokens, *_figure(measure, column, record, value, reference))
+
+
+class _References:
+    """Of an anchor the median in the first of its sessions that was asked for: any one number serves all alike."""
+
+    def __init__(self) -> None:
+        self._known: dict[str, float] = {}
+
+    def of(self, record: Record) -> float:
+        """The reference of the record's anchor, which it has."""
+        anchor = str(record.values.get("anchor", ""))
+        if anchor not in self._known:
+            self._known[anchor] = median(record.samples["anchor_ms"])
+        return self._known[anchor]
 
 
 def _figure(
-    measure: Measure, column: Column, record: Record, value: float, reference: Mapping[str, float]
+    measure: Measure, column: Column, record: Record, value: float, reference: _References
 ) -> tuple[float, float, tuple[str, str]]:
     """Value, standard error of its logarithm, and what it is comparable within."""
     if column.name != measure.interleaved:
@@ -200,20 +229,10 @@ def _figure(
     anchored, anchor = against_anchor(measure, record), str(record.values.get("anchor", ""))
     if anchored is not None:
         half = math.log(anchored.high / anchored.low) / 2
-        return anchored.value * reference[anchor], math.hypot(half, known) / _HALF, ("anchor", anchor)
+        return anchored.value * reference.of(record), math.hypot(half, known) / _HALF, ("anchor", anchor)
     margin = record.values.get(measure.margin)
     half = margin / 100 if isinstance(margin, int | float) else math.inf
     return value, math.hypot(half, known) / _HALF, ("session", str(record.values.get("session", "")))
-
-
-def _references(table: Table) -> dict[str, float]:
-    """Anchor -> its median over the sessions of a table, each counted once."""
-    sessions: dict[str, dict[str, float]] = defaultdict(dict)
-    for part in {part: None for row in table.rows for part in row.parts.values()}:
-        for record in part.records:
-            if samples := record.samples.get("anchor_ms"):
-                sessions[str(record.values.get("anchor", ""))][str(record.values.get("session", ""))] = median(samples)
-    return {anchor: median(found.values()) for anchor, found in sessions.items()}
 
 
 def _tied(points: Sequence[Point], over: str) -> list[Point]:
@@ -230,29 +249,55 @@ def _tied(points: Sequence[Point], over: str) -> list[Point]:
 # Swaps.
 
 
-def _swaps(known: Sequence[Series]) -> Iterator[Swap]:
+def _swaps(known: Sequence[Series]) -> tuple[list[Swap], dict[str, int]]:
+    """Pairs whose figures swap, and how many keep their order, by title of the figure."""
     groups: dict[tuple[Any, ...], list[Series]] = defaultdict(list)
     for one in known:
-        same = tuple(item for item in one.fields.items() if item[0] not in OF_BACKBONE)
+        same = tuple(item for item in sorted(one.fields.items()) if item[0] not in OF_BACKBONE)
         groups[one.column.name, same].append(one)
+    swaps: list[Swap] = []
+    kept: dict[str, int] = defaultdict(int)
     for group in groups.values():
-        for first, second in combinations(group, 2):
-            if first.fields["backbone"] != second.fields["backbone"]:
-                yield from _swap(first, second)
+        pairs, keeping = _candidates(group)
+        kept[group[0].column.title] += keeping
+        swaps += [swap for first, second in pairs for swap in _swap(first, second)]
+    return swaps, {title: count for title, count in kept.items() if count}
+
+
+def _candidates(group: Sequence[Series]) -> tuple[list[tuple[Series, Series]], int]:
+    """Pairs of different backbones whose order is not one at all sizes that both have; and how many have one.
+
+    All pairs are looked at in arrays: of a thousand backbones there are half a million.
+    """
+    places = {size: index for index, size in enumerate(sorted({_size(point) for one in group for point in one.points}))}
+    values = np.full((len(group), len(places)), np.nan)
+    for line, one in enumerate(group):
+        for point in one.points:
+            values[line, places[_size(point)]] = point.value
+    backbones = np.array([str(one.fields["backbone"]) for one in group])
+    pairs: list[tuple[Series, Series]] = []
+    keeping = 0
+    for line in range(len(group) - 1):
+        apart = values[line + 1 :] - values[line]
+        rivals = (backbones[line + 1 :] != backbones[line]) & (np.isfinite(apart).sum(1) > 1)
+        swapping = rivals & (apart > 0).any(1) & (apart < 0).any(1)
+        keeping += int(rivals.sum() - swapping.sum())
+        pairs += [(group[line], group[line + 1 + int(index)]) for index in np.flatnonzero(swapping)]
+    return pairs, keeping
+
+
+def _size(point: Point) -> tuple[int, int]:
+    return int(point.part.fields["height"]), int(point.part.fields["width"])
 
 
 def _swap(first: Series, second: Series) -> list[Swap]:
-    """All swaps of two series; one that says that there is none; nothing where they share fewer than two sizes."""
-    others = {(point.part.fields["height"], point.part.fields["width"]): point for point in second.points}
-    pairs = [
-        (point, other)
-        for point in first.points
-        if (other := others.get((point.part.fields["height"], point.part.fields["width"])))
-    ]
-    if len({point.pixels for point, _ in pairs}) < 2:
-        return []
+    """All swaps of two series whose figures swap."""
+    others = {_size(point): point for point in second.points}
+    pairs = [(point, others[_size(point)]) for point in first.points if _size(point) in others]
     claims = [_claim(first, point, other) for point, other in pairs]
-    signs = [_sign(point, other) if said.different else 0 for (point, other), said in zip(pairs, claims, strict=True)]
+    signs = [
+        _sign(point, other, said) if said.different else 0 for (point, other), said in zip(pairs, claims, strict=True)
+    ]
     claimed = [index for index, sign in enumerate(signs) if sign]
     swaps = [
         _between(first, second, pairs, claims, left, right)
@@ -261,11 +306,10 @@ def _swap(first: Series, second: Series) -> list[Swap]:
     ]
     if swaps:
         return swaps
-    seen = [sign for point, other in pairs if (sign := _sign(point, other))]
-    if {-1, 1} <= set(seen):
-        one, other = (first, second) if seen[0] < 0 else (second, first)
-        return [Swap(one, other, "not told apart")]
-    return [Swap(first, second, "keeps" if claimed or not seen else "unclaimed")]
+    start = next(
+        sign for (point, other), said in zip(pairs, claims, strict=True) if (sign := _sign(point, other, said))
+    )
+    return [Swap(*((first, second) if start < 0 else (second, first)), "not told apart")]
 
 
 def _claim(series: Series, point: Point, other: Point) -> Claim:
@@ -274,8 +318,10 @@ def _claim(series: Series, point: Point, other: Point) -> Claim:
     return claim(series.measure, point.record, other.record, series.column.name)
 
 
-def _sign(point: Point, other: Point) -> int:
-    return (point.value > other.value) - (point.value < other.value)
+def _sign(point: Point, other: Point, said: Claim) -> int:
+    """1 where the first is larger, -1 where the second is."""
+    ratio = point.value / other.value if said.ratio is None else said.ratio.value
+    return (ratio > 1) - (ratio < 1)
 
 
 def _between(
@@ -289,7 +335,7 @@ def _between(
     ends = [_ratio(*pairs[index], claims[index]) for index in (left, right)]
     between = (pairs[left][0], pairs[right][0])
     unclear = tuple(point for point, _ in pairs[left + 1 : right])
-    one, other = (first, second) if _sign(*pairs[left]) < 0 else (second, first)
+    one, other = (first, second) if _sign(*pairs[left], claims[left]) < 0 else (second, first)
     apart = between[0].pixels < between[1].pixels
     if unclear or not apart or ends[0] is None or ends[1] is None:
         return Swap(one, other, "within", between, unclear)

@@ -80,9 +80,12 @@ class Part:
             if record.status == "ok":
                 for name, number in numbers(record):
                     found[name].append(number)
+        known = {name: stat(values) for name, values in found.items()}
+        if not self.company:
+            return known
         columns = measures()[self.measure].columns
         timed = {one.name for one in columns if one.unit in TIMED or one.name.endswith("_ci_pct")}
-        return {name: replace(stat(v), company=bool(self.company) and name in timed) for name, v in found.items()}
+        return {name: replace(value, company=True) if name in timed else value for name, value in known.items()}
 
     @property
     def company(self) -> str:
@@ -229,7 +232,8 @@ def gather(folder: Path, records: Iterable[Record], described: Mapping[str, Envi
     """The rows of these records, whose environments are described, as if they were all of a machine's folder."""
     left_out: Counter[str] = Counter()
     groups: dict[str, list[Record]] = defaultdict(list)
-    for record in map(_of_its_time, records):
+    revise = _Times()
+    for record in map(revise, records):
         if reason := _unusable(record):
             left_out[reason] += 1
         else:
@@ -318,29 +322,44 @@ def _unusable(record: Record) -> str:
     measure = measures().get(record.measure)
     if measure is None:
         return _GONE
-    if record.version != measure.version or set(record.fields) != set(measure.fields):
+    if record.version != measure.version or record.fields.keys() != set(measure.fields):
         return _OLD
     if record.crossed:
         return _CROSSED
     return _HEADLESS if "head" in record.fields and _task(record.fields) is None else ""
 
 
-def _of_its_time(record: Record) -> Record:
+class _Times:
     """What was measured of an earlier backbone or head goes by that.
 
     ``fcos_pico@1``: a training of its first revision. ``swin_pico@raw``: a backbone whose levels had no norms yet under
     a head that now gets them normed, whatever was measured of it.
     """
-    earlier = {}
-    if {"backbone", "head"} <= set(record.fields) and not _levels_as_now(record.fields, record.inputs):
-        earlier["backbone"] = f"{record.fields['backbone']}@{_RAW}"
-    if "seed" in record.fields:
-        earlier |= {
-            name: f"{record.fields[name]}@{then}"
-            for name, now in catalogue.training_revisions(record.fields).items()
-            if (then := record.inputs.get(f"{name} revision", "1")) != str(now)
-        }
-    return replace(record, fields={**record.fields, **earlier}) if earlier else record
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[Any, ...], Mapping[str, str]] = {}  # thousands of records are of one pair
+
+    def __call__(self, record: Record) -> Record:
+        fields, inputs = record.fields, record.inputs
+        trains = "seed" in fields
+        key = (fields.get("backbone"), fields.get("head"), trains, *inputs.items())
+        if key not in self._known:
+            self._known[key] = self._earlier(fields, inputs, trains=trains)
+        earlier = self._known[key]
+        return replace(record, fields={**fields, **earlier}) if earlier else record
+
+    @staticmethod
+    def _earlier(fields: Mapping[str, Any], inputs: Mapping[str, str], *, trains: bool) -> Mapping[str, str]:
+        earlier = {}
+        if {"backbone", "head"} <= fields.keys() and not _levels_as_now(fields, inputs):
+            earlier["backbone"] = f"{fields['backbone']}@{_RAW}"
+        if trains:
+            earlier |= {
+                name: f"{fields[name]}@{then}"
+                for name, now in catalogue.training_revisions(fields).items()
+                if (then := inputs.get(f"{name} revision", "1")) != str(now)
+            }
+        return earlier
 
 
 def _levels_as_now(fields: Mapping[str, Any], inputs: Mapping[str, str]) -> bool:
@@ -353,8 +372,12 @@ def _with_costs(parts: Sequence[Part]) -> list[Part]:
     A revision of a training changes no cost; levels that had no norms yet do.
     """
     found: dict[tuple[Part, tuple[str, ...]], Part] = {(part, ()): part for part in parts}
+    untrained: dict[tuple[str, str], list[Part]] = defaultdict(list)
+    for part in parts:
+        if "seed" not in part.records[0].fields:
+            untrained[_names(part.fields)].append(part)
     for training in parts:
-        names = {name: str(training.fields.get(name, "")) for name in ("backbone", "head")}
+        names = dict(zip(_NAMES, _names(training.fields), strict=True))
         if not any("@" in name for name in names.values()):
             continue
         bare = {name: text.partition("@")[0] for name, text in names.items()}
@@ -364,14 +387,17 @@ def _with_costs(parts: Sequence[Part]) -> list[Part]:
         if costed == names:
             continue
         wanted = {**training.fields, **costed}
-        for part in parts:
-            if (
-                "seed" not in part.records[0].fields
-                and costed.items() <= part.fields.items()
-                and all(wanted.get(name, value) == value for name, value in part.fields.items())
-            ):
+        for part in untrained[_names(costed)]:
+            if all(wanted.get(name, value) == value for name, value in part.fields.items()):
                 found[part, tuple(names.values())] = replace(part, fields={**part.fields, **names})
     return list(found.values())
+
+
+_NAMES = ("backbone", "head")
+
+
+def _names(fields: Mapping[str, Any]) -> tuple[str, str]:
+    return str(fields.get("backbone", "")), str(fields.get("head", ""))
 
 
 def _task(fields: Mapping[str, Any]) -> str | None:
@@ -391,20 +417,24 @@ def _files(record: Record) -> Iterator[tuple[tuple[Any, ...], str]]:
             yield (name, record.fields.get(name), _task(record.fields)), text
     if "dataset" in record.fields:
         entry = catalogue.entries("heads").get(str(record.fields.get("head", "")).partition("@")[0])
-        masks = bool(entry and entry.facts.get("masks", False))
-        key = ("dataset", record.fields["dataset"], _task(record.fields), record.measure, masks)
+        facts = entry.facts if entry else {}
+        masks = bool(facts.get("masks", False))
+        key = ("dataset", record.fields["dataset"], facts.get("task"), record.measure, masks)
         yield key, record.inputs.get("dataset", "")
 
 
 def _current(records: Sequence[Record], left_out: Counter[str]) -> list[Record]:
     """One record a question, see `better`; of an edited file, its last state only."""
-    digests = {file: text for record in records for file, text in _files(record)}
-    kept: dict[str, Record] = {}
-    for record in records:
-        if any(digests[file] != text for file, text in _files(record)):
+    files = [list(_files(record)) for record in records]
+    digests = {file: text for stated in files for file, text in stated}
+    keys = {name: _values(measure.fields) for name, measure in measures().items()}
+    kept: dict[Any, Record] = {}
+    for record, stated in zip(records, files, strict=True):
+        if any(digests[file] != text for file, text in stated):
             left_out[_EDITED] += 1
             continue
-        key = record.key
+        # As `Record.key`, of which all have all fields and the version of today, and made in a fraction of its time.
+        key = record.measure, keys[record.measure](record.fields), *sorted(record.inputs.items())
         before = kept.get(key)
         if before is not None:
             left_out[_SUPERSEDED] += 1
@@ -446,7 +476,8 @@ def _ranked(
     if top:
         measure, column = top
         sign = -1.0 if column.better == "lower" else 1.0
-        scored = {row: row.parts[measure.name] for row in rows if column.name in row.values}
+        of_rows = ((row, row.parts.get(measure.name)) for row in rows)
+        scored = {row: part for row, part in of_rows if part and column.name in part.values}
         for recipe in sorted({row.fields.get("recipe", "") for row in scored}):
             parts = {row: part for row, part in scored.items() if row.fields.get("recipe", "") == recipe}
             noises[recipe] = noise(parts.values(), column.name)
@@ -456,7 +487,7 @@ def _ranked(
             ranks |= {row: places[part] for row, part in parts.items()}
 
     def place(row: Row) -> tuple[Any, ...]:
-        mean = row.values[top[1].name].mean if top and row in ranks else 0.0
+        mean = row.parts[top[0].name].values[top[1].name].mean if top and row in ranks else 0.0
         return (
             "recipe" not in row.fields,
             row.fields.get("recipe", ""),

@@ -110,7 +110,7 @@ def by_round(samples: Sequence[float], rounds: Sequence[float]) -> dict[int, flo
     groups: dict[int, list[float]] = defaultdict(list)
     for sample, index in zip(samples, rounds, strict=True):
         groups[int(index)].append(sample)
-    return {index: median(values) for index, values in groups.items()}
+    return {index: values[0] if len(values) == 1 else median(values) for index, values in groups.items()}
 
 
 def ratio(first: Mapping[int, float], second: Mapping[int, float]) -> Ratio | None:

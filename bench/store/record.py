@@ -1,9 +1,15 @@
 """A record: one measurement that was made, or could not be made, as one line of JSON."""
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from dataclasses import fields as parts
+from functools import cached_property, lru_cache
+from pathlib import Path
 from typing import Any
+
+import msgspec
 
 from bench.errors import UserError
 from bench.plan.cell import LATER
@@ -48,6 +54,11 @@ class Record:
         """What makes two records answers to the same question (on one machine)."""
         return question(self.measure, self.version, self.fields, self.inputs)
 
+    @cached_property
+    def memo(self) -> dict[Any, Any]:
+        """What has been reckoned from its samples, by whoever may need it again; no part of the record."""
+        return {}
+
     @property
     def company(self) -> str:
         """Why its figures count as taken in company, or "": nothing is claimed of them then."""
@@ -60,7 +71,9 @@ class Record:
 
     def line(self) -> str:
         """As one line of JSON, with its line feed."""
-        return json.dumps(asdict(self), separators=(",", ":"), allow_nan=False) + "\n"
+        stated = {part.name: getattr(self, part.name) for part in parts(self)}
+        stated |= {name: dict(value) for name, value in stated.items() if isinstance(value, Mapping)}
+        return json.dumps(stated, separators=(",", ":"), allow_nan=False) + "\n"
 
 
 def better(later: Record, earlier: Record) -> bool:
@@ -81,19 +94,87 @@ def question(measure: str, version: int, fields: Mapping[str, Any], inputs: Mapp
     return json.dumps([measure, version, dict(fields), dict(inputs)], sort_keys=True, separators=(",", ":"))
 
 
-def parse(line: str, where: str) -> Record:
+class _Line(msgspec.Struct, forbid_unknown_fields=True):
+    """`Record` as it is written. The samples, which are most of a line and which few readers want, stay bytes."""
+
+    measure: str
+    version: int
+    fields: dict[str, str | int | float | bool | None]
+    inputs: dict[str, str]
+    environment: str
+    status: str
+    reason: str = ""
+    values: dict[str, float | int | str | bool | dict[str, float | int | None] | None] = {}
+    samples: msgspec.Raw = msgspec.Raw(b"{}")
+    started: str = ""
+    wall_s: float = 0.0
+
+
+_decode = msgspec.json.Decoder(_Line).decode
+_samples: Callable[[Any], dict[str, list[Any]]] = msgspec.json.Decoder(dict[str, list[float | int | None]]).decode
+
+
+def parse(line: str | bytes, where: str, later: Callable[[], Mapping[str, Sequence[float]]] | None = None) -> Record:
     """A record from its line.
+
+    Args:
+        line: of JSON.
+        where: for errors.
+        later: gives the samples, where there are any, once somebody wants them; None: they are read at once.
 
     Raises:
         UserError: no JSON, or not a record's; names the place.
     """
     try:
-        record = Record(**json.loads(line))
-        known = measures().get(record.measure)
-        missing = {name: LATER[name] for name in (known.fields if known else ()) if name in LATER}
-        record = replace(record, fields={**missing, **record.fields})
-    except (ValueError, TypeError) as error:
+        read = _decode(line)
+        samples = bytes(read.samples)
+        known = measures().get(read.measure)
+        # Equal texts are one: a hundred thousand records have some hundred different ones.
+        fields = {name: sys.intern(value) if type(value) is str else value for name, value in read.fields.items()}
+        missing = LATER.keys() - fields.keys() if len(fields) != len(known.fields if known else ()) else ()
+        if missing and known:
+            fields = {name: LATER[name] for name in known.fields if name in missing} | fields
+        record = Record(
+            read.measure,
+            read.version,
+            fields,
+            read.inputs,
+            sys.intern(read.environment),
+            sys.intern(read.status),
+            read.reason,
+            read.values,
+            {} if samples == b"{}" else later() if later else _samples(samples),
+            read.started,
+            read.wall_s,
+        )
+    except ValueError as error:  # all that msgspec raises are some
         raise UserError(f"{where} is no record: {error}") from error
     if record.status not in STATUSES:
         raise UserError(f"{where}: status '{record.status}' is none of {', '.join(STATUSES)}")
     return record
+
+
+class Stored(Mapping[str, Sequence[float]]):
+    """Samples that stay in the file until they are looked at; their line has ``size`` bytes from ``start`` on."""
+
+    def __init__(self, path: Path, start: int, size: int) -> None:
+        self._place = path, start, size
+
+    def __getitem__(self, name: str) -> Sequence[float]:
+        return _stored(*self._place)[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(_stored(*self._place))
+
+    def __len__(self) -> int:
+        return len(_stored(*self._place))
+
+
+@lru_cache(maxsize=64)  # who asks for one series asks for the next one
+def _stored(path: Path, start: int, size: int) -> dict[str, list[Any]]:
+    try:
+        with path.open("rb") as file:
+            file.seek(start)
+            return _samples(_decode(file.read(size)).samples)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}, at byte {start}: samples cannot be read again ({error})") from error

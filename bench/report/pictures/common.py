@@ -66,7 +66,7 @@ def current(parts: Iterable[Part]) -> list[Part]:
 
     def bare(part: Part) -> tuple[Any, ...]:
         cut = {name: str(part.fields.get(name, "")).partition("@")[0] for name in ("backbone", "head")}
-        return tuple({**part.fields, **cut}.items())
+        return tuple(sorted({**part.fields, **cut}.items()))
 
     def present(part: Part) -> bool:
         return not any("@" in str(part.fields.get(name, "")) for name in ("backbone", "head"))

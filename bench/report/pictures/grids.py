@@ -69,7 +69,7 @@ def _grids(table: Table, measure: str, column: Column) -> list[Grids]:
     found = {row.parts[measure]: None for row in table.rows if measure in row.parts}
     for part in found:
         if column.name in part.values and (column.name == TIME or trained(part)):
-            key = tuple(item for item in part.fields.items() if item[0] not in _OWN)
+            key = tuple(item for item in sorted(part.fields.items()) if item[0] not in _OWN)
             grid = groups[key].setdefault(str(part.fields["backbone"]), {})
             grid[part.fields["patch"], (part.fields["height"], part.fields["width"])] = part
     return [

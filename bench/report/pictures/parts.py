@@ -31,7 +31,7 @@ def pictures(table: Table) -> Iterator[Picture]:
     for part in {row.parts[MEASURE]: None for row in table.rows if MEASURE in row.parts}:
         own = all(part.fields[name] == part.records[0].fields[name] for name in ("backbone", "head"))
         if own and all(name in part.values for name in PARTS):
-            groups[tuple(item for item in part.fields.items() if item[0] not in _OWN)].append(part)
+            groups[tuple(item for item in sorted(part.fields.items()) if item[0] not in _OWN)].append(part)
     for key, group in groups.items():
         fields = dict(key)
         mode = [fields[name] for name in _MODES if fields[name] != DEFAULTS[name]]

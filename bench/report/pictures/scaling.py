@@ -26,7 +26,7 @@ def pictures(table: Table) -> Iterator[Picture]:
     for laws in found([table]):
         for one in laws.series:
             if one.over == "pixels" and one.column.name in SWAPPING:
-                groups[tuple(item for item in one.fields.items() if item[0] not in OF_BACKBONE)].append(one)
+                groups[tuple(item for item in sorted(one.fields.items()) if item[0] not in OF_BACKBONE)].append(one)
     for key, group in groups.items():
         fields = dict(key)
         name = file_name(table.task, table.dataset, fields["head"], f"b{fields.get('batch', '')}", "scaling")

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from bench.errors import UserError
-from bench.report.compare import compare, pareto
+from bench.report.compare import compare
+from bench.report.standing import pareto
 from bench.store.record import Record
 from bench.store.store import Store
 from tests.bench.records import environment, make, matrix, write

@@ -1,0 +1,42 @@
+"""What a verb takes on many records: a process each, as a user starts it, with its peak memory (`-m slow`).
+
+100,000 records are written once and take a minute. `RECORDS` is read from the environment for a quick look.
+"""
+
+import os
+import resource
+import subprocess
+import sys
+
+import pytest
+
+from tests.benchmarks.many import write
+
+pytestmark = pytest.mark.slow
+
+RECORDS = int(os.environ.get("DENSEBENCH_BENCHMARK_RECORDS", "100000"))
+LOAD = "import bench; bench.load({!r})"
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    return write(tmp_path_factory.mktemp("many"), RECORDS).parent
+
+
+@pytest.mark.parametrize("verb", ["compare", "report", "load"])
+def test_a_verb_on_many_records(verb, results, benchmark):
+    words = ["-c", LOAD.format(str(results))] if verb == "load" else ["-m", "bench", verb, "--results", str(results)]
+
+    def go():
+        subprocess.run([sys.executable, *words], check=True, stdout=subprocess.DEVNULL)
+
+    benchmark.pedantic(go, rounds=1)
+    benchmark.extra_info["records"] = RECORDS
+    benchmark.extra_info["peak of all so far (MiB)"] = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
+
+
+@pytest.mark.parametrize("words", [["--help"], ["list", "backbones"]], ids=lambda words: words[0])
+def test_what_needs_no_records_starts_at_once(words, benchmark):
+    benchmark.pedantic(
+        lambda: subprocess.run([sys.executable, "-m", "bench", *words], check=True, stdout=subprocess.DEVNULL), rounds=5
+    )
