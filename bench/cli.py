@@ -435,7 +435,7 @@ def report(
     check: Annotated[
         bool, typer.Option("--check", help="write nothing; fail if a table is not what the records give")
     ] = False,
-    figures: Annotated[bool, typer.Option("--figures", help="draw cost against accuracy as PNG, too")] = False,
+    figures: Annotated[bool, typer.Option("--figures", help="draw all pictures, too, as PNG and SVG")] = False,
     html: Annotated[bool, typer.Option("--html", help="write the page of `densebench explore`, too")] = False,
 ) -> None:
     """Regenerate every table from the records alone."""
@@ -455,9 +455,10 @@ def report(
         out.print(f"  {path}", soft_wrap=True)
     if figures:
         from bench.report.figure import figures as draw
+        from bench.report.pictures import draw as draw_all
 
-        for path in draw(results):
-            out.print(f"  {path}", soft_wrap=True)
+        for path in [*draw(results), *draw_all(results)]:
+            out.print(f"  {path} (and .svg)", soft_wrap=True)
     if html:
         _explore(results)
 

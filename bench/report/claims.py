@@ -63,6 +63,11 @@ def claim(measure: Measure, first: Record, second: Record, series: str = "") -> 
     return Claim(None, None, off > math.log1p(UNLINKED))
 
 
+def against_anchor(measure: Measure, record: Record) -> Ratio | None:
+    """Series of a record against the anchor of its session, round by round; None: no anchor, or too few rounds."""
+    return _linked(record, measure.interleaved)
+
+
 def _ratio(series: str, first: Record, second: Record, *, together: bool) -> Ratio | None:
     if together:
         return ratio(_rounds(first, series), _rounds(second, series))

@@ -10,20 +10,17 @@ from bench.plan import recipe
 from bench.report import reach
 from bench.report.compare import Point, Section, compare
 from bench.report.rows import folders, read
+from bench.report.style import COLOURS, MARKERS, canvas, plain, save
 from bench.report.tables import label
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-# Okabe and Ito's palette without yellow (too faint on white): told apart with any colour vision.
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-_MARKERS = "os^DvPX<>"
-
 
 def figures(results: Path) -> list[Path]:
-    """Draw ``<task>.png`` beside the tables of every machine that has both cost and accuracy; the files drawn.
+    """Draw ``<task>.png`` beside the tables of every machine that has both cost and accuracy; the PNGs drawn.
 
-    And ``reach.png`` where there is something for it, see `bench.report.reach`.
+    Each has an SVG beside it. And ``reach.png`` where there is something for it, see `bench.report.reach`.
 
     Raises:
         UserError: as for `figure`.
@@ -41,7 +38,7 @@ def figures(results: Path) -> list[Path]:
 
 
 def figure(results: Path, task: str, path: Path, *, cost: str = "latency_ms") -> Path:
-    """Draw a machine's folder (or all machines of a results folder) as a PNG: the same records give the same bytes.
+    """Draw a machine's folder (or all of a results folder) as PNG and SVG: the same records give the same bytes.
 
     One panel an environment, data set, recipe and batch. Colour: family of the backbone; shape: head; label:
     backbone/patch, size of the input; bars: standard deviation over seeds; filled: Pareto-optimal; line: the Pareto
@@ -52,9 +49,6 @@ def figure(results: Path, task: str, path: Path, *, cost: str = "latency_ms") ->
     Raises:
         UserError: no records of this task with cost and accuracy, or a file that cannot be written; names it.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg  # noqa: PLC0415, slow to import
-    from matplotlib.figure import Figure  # noqa: PLC0415
-
     sections = [section for section in compare(results, task=task, cost=cost).sections if section.points]
     if not sections:
         raise UserError(f"no records of {task} under {results} have both {cost} and accuracy: there is nothing to draw")
@@ -68,19 +62,13 @@ def figure(results: Path, task: str, path: Path, *, cost: str = "latency_ms") ->
     if not parts:
         raise UserError(f"all records of {task} under {results} are of untrained models: there is nothing to draw")
     points = [point for part in parts for point in part.points]
-    colours = _assign([family(point) for point in points], _COLOURS)
-    markers = _assign([str(point.fields.get("head", "")) for point in points], _MARKERS)
-    drawing = Figure(figsize=(8.5, 4.8 * len(parts)), dpi=150, layout="constrained")
-    FigureCanvasAgg(drawing)
+    colours = _assign([family(point) for point in points], COLOURS)
+    markers = _assign([str(point.fields.get("head", "")) for point in points], MARKERS)
+    drawing = canvas(4.8 * len(parts))
     panels = drawing.subplots(len(parts), 1, squeeze=False)[:, 0]
     for axes, section in zip(panels, parts, strict=True):
         _panel(axes, section, colours, markers)
-    # The date and the version that matplotlib writes by itself would make equal pictures differ.
-    try:
-        drawing.savefig(path, format="png", metadata={"Software": None})
-    except OSError as error:
-        raise UserError(f"{path} cannot be written ({error.strerror}); name another folder with --results") from error
-    return path
+    return save(drawing, path)
 
 
 def family(point: Point) -> str:
@@ -104,9 +92,7 @@ def _panel(axes: "Axes", section: Section, colours: dict[str, str], markers: dic
     axes.set_xlabel(f"{label(section.cost)}: {section.cost.better} is better\n{context}")
     axes.set_ylabel(f"{label(section.value)}: {section.value.better} is better")
     axes.set_title(f"{section.task} on {section.dataset}\n{section.title}", fontsize=9, loc="left")
-    axes.grid(which="both", linewidth=0.4, color="#dddddd")
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
+    plain(axes)
     front = [point for point in section.points if point.pareto]
     xs, ys = [point.cost.mean for point in front], [point.value.mean for point in front]
     # Between two rows of the front, the best that can be had is the cheaper one: a staircase.

@@ -12,16 +12,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from bench.errors import UserError
 from bench.plan.measure import LIMIT
 from bench.report.rows import Part, Table
+from bench.report.style import COLOURS, canvas, plain, save
 from bench.stats.ranking import Stat
 
 NAME = "reach"
 """Of the table and of the picture."""
 SOLVED, PAIR = "solved_step", "pair_accuracy"
 _DISTANCE = re.compile(r"^scenes:distance=(\d*\.?\d+)$")
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 
 ABOUT = """
 Made by `densebench report` from `records.jsonl`; what is edited here is lost. Steps of training until the two classes
@@ -97,7 +96,7 @@ def reach(machine: str, tables: Iterable[Table]) -> str:
 
 
 def draw(tables: Iterable[Table], path: Path) -> Path | None:
-    """Steps until solved over distance, a line a model, as a PNG; None where there is nothing to draw.
+    """Steps until solved over distance, a line a model, as PNG and SVG; None where there is nothing to draw.
 
     An open marker at the top: not solved within the steps of the recipe.
 
@@ -107,16 +106,12 @@ def draw(tables: Iterable[Table], path: Path) -> Path | None:
     known = curves(tables)
     if not known:
         return None
-    from matplotlib.backends.backend_agg import FigureCanvasAgg  # noqa: PLC0415, slow to import
-    from matplotlib.figure import Figure  # noqa: PLC0415
-
-    drawing = Figure(figsize=(7.5, 4.5), dpi=150, layout="constrained")
-    FigureCanvasAgg(drawing)
+    drawing = canvas(4.5, width=7.5)
     axes = drawing.subplots()
     most = max(curve.limit() for curve in known)
     wide = (max(max(curve.points) for curve in known) - min(min(curve.points) for curve in known)) / 100
     for index, curve in enumerate(known):
-        colour = _COLOURS[index % len(_COLOURS)]
+        colour = COLOURS[index % len(COLOURS)]
         there = sorted(curve.points)
         steps = {one: stat.mean for one in there if (stat := curve.solved(one)) is not None}
         axes.plot(list(steps), list(steps.values()), "o-", color=colour, linewidth=1.3, label=curve.name)
@@ -134,15 +129,9 @@ def draw(tables: Iterable[Table], path: Path) -> Path | None:
     axes.set_xlabel("distance of the mark from the object (image sides)")
     axes.set_ylabel("steps until the pair is told apart: lower is better")
     axes.set_title("How far a backbone sees: scenes", fontsize=9, loc="left")
-    axes.grid(linewidth=0.4, color="#dddddd")
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
+    plain(axes)
     axes.legend(fontsize=8, frameon=False)
-    try:
-        drawing.savefig(path, format="png", metadata={"Software": None})
-    except OSError as error:
-        raise UserError(f"{path} cannot be written ({error.strerror}); name another folder with --results") from error
-    return path
+    return save(drawing, path)
 
 
 def _cell(curve: Curve, distance: float) -> str:

@@ -13,7 +13,7 @@ from bench.errors import UserError
 from bench.plan import recipe as recipes
 from bench.plan.cell import FIELDS
 from bench.plan.measure import TRAINED, Column, Measure, measures
-from bench.report import reach
+from bench.report import law_tables, reach
 from bench.report.learning import learning
 from bench.report.naming import IDENTITY, OTHERS, choices, naming
 from bench.report.rows import DERIVED, Part, Reading, Table, columns, folders, headline, read, vary
@@ -62,7 +62,7 @@ class Result:
 
 
 def report(results: Path, *, check: bool = False) -> Result:
-    """Write ``<task>.md``, ``<task>.csv``, ``learning.md``, ``reach.md`` beside every machine's records, or check them.
+    """Write ``<task>.md``, ``<task>.csv``, ``learning.md``, ``reach.md``, ``laws.md`` beside records, or check them.
 
     Tables of a task that the records no longer know are removed.
 
@@ -85,7 +85,8 @@ def report(results: Path, *, check: bool = False) -> Result:
                     temporary.write_bytes(data)
                     temporary.replace(path)
             stale = [folder / f"{task}.{kind}" for task in _tasks() for kind in ("csv", "md")]
-            for path in sorted([*stale, folder / LEARNING, folder / REACH]):
+            stale += [folder / name for name in (LEARNING, REACH, *law_tables.FILES)]
+            for path in sorted(stale):
                 if path.name not in wanted and path.exists():
                     removed.append(path)
                     if not check:
@@ -110,7 +111,7 @@ def texts(reading: Reading) -> dict[str, str]:
         found[LEARNING] = text
     if text := reach.reach(reading.folder.name, reading.tables):
         found[REACH] = text
-    return found
+    return found | law_tables.texts(reading.folder.name, reading.tables)
 
 
 def summary_table(table: Table, *, wide: bool = False) -> TerminalTable:

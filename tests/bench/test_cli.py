@@ -226,7 +226,8 @@ def test_run_measures_reports_and_resumes(densebench, tmp_path):
     assert "9 to make" in output, "two cells, four measures, and the limits of the machine"
     assert output.count("vit_pico/16") >= 2
     folder = tmp_path / "results" / "here"
-    kept = {"records.jsonl", "environments.jsonl", "images", "pictures", "segmentation.png", "detection.png"}
+    kept = {"records.jsonl", "environments.jsonl", "images", "pictures"}
+    kept |= {f"{task}.{kind}" for task in ("segmentation", "detection") for kind in ("png", "svg")}
     assert "picture: results/here/detection.png, results/here/segmentation.png" in output
     tables = {f"{task}.{kind}" for task in ("segmentation", "detection") for kind in ("md", "csv")}
     assert {path.name for path in folder.iterdir() if path.name[0] != "."} == kept | tables

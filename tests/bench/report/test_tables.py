@@ -127,7 +127,8 @@ def test_unknown_is_never_zero_and_small_is_never_zero(tmp_path: Path) -> None:
 def test_the_order_of_records_does_not_matter(tmp_path: Path) -> None:
     records = matrix(2, seeds=3)
     first = _tables(tmp_path, records)
-    assert set(first) == {"segmentation.md", "segmentation.csv", "detection.md", "detection.csv"}
+    laws = {"laws.md", "laws.csv", "crossings.csv"}
+    assert set(first) == {"segmentation.md", "segmentation.csv", "detection.md", "detection.csv"} | laws
     random.Random(0).shuffle(records)
     assert _tables(tmp_path, records) == first
 
@@ -152,13 +153,15 @@ def test_check_finds_what_differs_is_missing_or_is_stale(tmp_path: Path) -> None
     results = tmp_path / "results"
     folder = write(results / "box", matrix(1))
     (folder / "README.md").write_text("mine", encoding="utf-8")
-    assert len(report(results, check=True).differing) == 4
+    assert len(report(results, check=True).differing) == 6
     assert not (folder / "segmentation.md").exists()
     assert [path.name for path in report(results).written] == [
         "detection.csv",
         "detection.md",
         "segmentation.csv",
         "segmentation.md",
+        "laws.md",
+        "laws.csv",
     ]
     assert report(results).written == ()
     assert report(results, check=True).ok
@@ -166,10 +169,11 @@ def test_check_finds_what_differs_is_missing_or_is_stale(tmp_path: Path) -> None
     write(folder, [record for record in matrix(1) if record.fields["head"] != "fcos"])
     checked = report(results, check=True)
     assert not checked.ok
-    assert [path.name for path in checked.differing] == ["detection.csv", "detection.md", "segmentation.md"]
+    changed = ["laws.csv", "laws.md", "segmentation.md"]
+    assert [path.name for path in checked.differing] == ["detection.csv", "detection.md", *changed]
     done = report(results)
     assert [path.name for path in done.removed] == ["detection.csv", "detection.md"]
-    assert sorted(path.name for path in folder.glob("*.md")) == ["README.md", "segmentation.md"]
+    assert sorted(path.name for path in folder.glob("*.md")) == ["README.md", "laws.md", "segmentation.md"]
     assert report(results, check=True) == Result(unchanged=done.unchanged + done.written)
 
 
