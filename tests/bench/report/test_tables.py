@@ -127,7 +127,7 @@ def test_unknown_is_never_zero_and_small_is_never_zero(tmp_path: Path) -> None:
 def test_the_order_of_records_does_not_matter(tmp_path: Path) -> None:
     records = matrix(2, seeds=3)
     first = _tables(tmp_path, records)
-    laws = {"laws.md", "laws.csv", "crossings.csv"}
+    laws = {"laws.md", "laws.csv"}
     assert set(first) == {"segmentation.md", "segmentation.csv", "detection.md", "detection.csv"} | laws
     random.Random(0).shuffle(records)
     assert _tables(tmp_path, records) == first
