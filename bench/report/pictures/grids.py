@@ -1,6 +1,7 @@
 """Patch size by resolution: what accuracy and time are where both vary, a row of two grids a backbone."""
 
 import math
+import textwrap
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -120,13 +121,19 @@ def _chosen(shown: Sequence[Grids]) -> list[str]:
     return sorted(counts, key=lambda name: (-counts[name], name))
 
 
+_TITLE = 44
+"""Characters that are as wide as a grid."""
+
+
 def _area(area: tuple[int, int]) -> tuple[int, tuple[int, int]]:
     return area[0] * area[1], area
 
 
 def _title(one: Grids) -> str:
+    """On lines of the width of its grid: a recipe that was changed from the command line has a long name."""
     own = [f"{name} {one.fields[name]}" for name in ("recipe", "batch") if name in one.fields]
-    return ", ".join([f"{label(one.column)}: {one.column.better} is better", *own])
+    words = ", ".join([f"{label(one.column)}: {one.column.better} is better", *own]).replace("+", "+ ")
+    return "\n".join(textwrap.wrap(words, _TITLE)).replace("+ ", "+")
 
 
 def _norm(column: Column, parts: Sequence[Part]) -> Callable[[float], float]:
