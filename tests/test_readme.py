@@ -56,6 +56,14 @@ def test_its_example_of_a_refusal_is_the_real_one():
     assert str(error.value) == " ".join(shown[1].split())
 
 
+def test_its_recommendation_is_the_real_one():
+    shown = re.search(r"\$ densebench (recommend .*)\n((?:.+\n)+)```", TEXT)
+    assert shown
+    words = [sys.executable, "-m", "bench", *shlex.split(shown[1])]
+    done = subprocess.run(words, capture_output=True, text=True, cwd=catalogue.ROOT, check=True)
+    assert done.stdout.startswith(shown[2])
+
+
 @pytest.mark.parametrize("page", ["README.md", "results/README.md"])
 def test_its_tables_are_rows_of_the_committed_reports(page):
     """Every table of results is copied from what `densebench report` made."""

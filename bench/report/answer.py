@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from bench.plan.cell import DEFAULTS
 from bench.plan.measure import Column
 from bench.report.again import command
 from bench.report.choosing import column_of
@@ -239,7 +240,7 @@ def _name(answer: Answer, row: Row) -> str:
     words += [
         str(fields[name]) if name in {"weights", "dtype", "device"} else f"{name} {fields[name]}"
         for name in ("weights", "batch", "dtype", "compile", "threads", "device")
-        if name in fields and len({other.get(name) for other in alike}) > 1
+        if fields.get(name, DEFAULTS[name]) != DEFAULTS[name] and len({other.get(name) for other in alike}) > 1
     ]
     return " ".join(word for word in words if word)
 
