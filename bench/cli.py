@@ -344,15 +344,26 @@ def compare(
         list[str] | None, typer.Option(help="AXIS=VALUE[,VALUE], e.g. head=linear; may be repeated", show_default=False)
     ] = None,
     machine: Annotated[str | None, typer.Option(help="only this machine's folder")] = None,
+    rows: Annotated[
+        tuple[str, str] | None,
+        typer.Option(help="two rows by their words, e.g. 'vit_pico/16 linear' 'hybrid_pico/16 linear'", metavar="A B"),
+    ] = None,
     results: Results = Path("results"),
     as_json: Json = False,
     wide: Wide = False,
     as_csv: Csv = False,
 ) -> None:
-    """Compare cost with accuracy; the Pareto-optimal rows are marked."""
+    """Compare cost with accuracy; the Pareto-optimal rows are marked. With --rows: two rows in every column."""
     from bench.report.compare import compare as comparison
 
     _one_of(json=as_json, csv=as_csv, wide=wide)
+    if rows is not None:
+        _one_of(rows=True, csv=as_csv)
+        from bench.report.pair import pair
+
+        two = pair(results, *rows, machine=machine, task=task)
+        out.print(json.dumps(two.as_json(), indent=1) if as_json else two.render(wide=wide), soft_wrap=True)
+        return
     filters = _filters(where or [])
     found = comparison(
         results, machine=machine, task=task, cost=cost, value=value, where=filters, by=_split(by) if by else None
