@@ -1,5 +1,6 @@
 """What `bench.report.recommend` found, for a terminal and as JSON."""
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
@@ -40,7 +41,7 @@ def as_json(answer: Answer) -> dict[str, Any]:
             {
                 "machine": one.machine,
                 "fields": dict(one.row.fields),
-                "beyond": {limit.name: share for limit, share in one.beyond.items()},
+                "beyond": {limit.name: share if math.isfinite(share) else None for limit, share in one.beyond.items()},
                 "by_less_than_noise": one.near,
             }
             for one in answer.misses
@@ -160,7 +161,8 @@ def _sizes(answer: Answer, choices: Sequence[Choice]) -> Iterator[TableColumn]:
         yield TableColumn(label(column), [_stat(one.row, column) for one in choices], right=True)
         measure, _ = column_of(column.name)
         if column.name == measure.interleaved:
-            bars = [margin_bar(one.row.parts[measure.name].values.get(measure.margin)) for one in choices]
+            parts = [one.row.parts.get(measure.name) for one in choices]
+            bars = [margin_bar(part.values.get(measure.margin)) if part else "" for part in parts]
             yield TableColumn("±", bars, 3, joined=True)
 
 

@@ -61,8 +61,9 @@ def _machines(*roots: Path | str) -> Iterator[tuple[str, Path]]:
     seen: dict[Path, str] = {}
     for root in roots:
         for folder in folders(Path(root)):
-            if (before := seen.setdefault(folder.resolve(), str(root))) != str(root) or roots.count(root) > 1:
+            if (before := seen.get(folder.resolve())) is not None:
                 raise UserError(f"{folder} is in {before} and in {root}, and would count twice; leave one of them out")
+            seen[folder.resolve()] = str(root)
             yield str(root), folder
 
 

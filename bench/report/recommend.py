@@ -23,12 +23,13 @@ from typing import Any
 from bench.errors import UserError
 from bench.plan import recipe as recipes
 from bench.plan.measure import Column, Measure
-from bench.report.choosing import axis_of, check_known, column_of, matches, normal
+from bench.report.choosing import AXES, axis_of, check_class, check_known, column_of, matches, normal
 from bench.report.claims import UNLINKED, claim
 from bench.report.evidence import apart, compared
 from bench.report.limits import Limit
 from bench.report.rows import Part, Row, Table, folders, headline, noise, read
-from bench.report.standing import costs_differ, pareto, series_of
+from bench.report.standing import pareto, series_of
+from bench.stats.bootstrap import SEEDS
 from bench.stats.ranking import Noise, t95
 
 COSTS = ("latency_ms", "peak_mib", "gmacs", "params_m")
@@ -177,6 +178,7 @@ def recommend(
     """
     tables = _tables(results, task, machines, environment)
     where = where or {}
+    check_known("axis", where, AXES)
     for axis, values in where.items():
         there = {axis_of(row, axis) for table in tables for row in table.rows} - {""}
         check_known(axis, [normal(axis, text) for text in values], there)
@@ -186,15 +188,19 @@ def recommend(
     rows = [(table, row) for table in tables for row in table.rows if matches(row, where) and not _earlier(row)]
     cost = cost or _default_cost(row for _, row in rows)
     asked = _Asked(objective, (cost, *column_of(cost)), tuple(limits))
-    batch = _batch(rows, asked)
-    groups = _groups([pair for pair in rows if pair[1].fields.get("batch", batch) == batch], asked)
+    for one in (asked.objective, asked.cost, *((x.name, *column_of(x.name)) for x in limits)):
+        if one[2].task not in {None, task}:
+            raise UserError(f"column '{one[0]}' is of {one[2].task}, and {task} was asked for")
+        check_class(one[0], [row for table in tables for row in table.rows])
+    groups = _groups(rows, asked)
     if not groups:
         what = f"no row of {task} under {results} has {objective[0]}"
         raise UserError(f"{what}{' where it was asked for' if where else ''}; measure them with `densebench run`")
     chosen = max(groups, key=lambda key: (_complete(groups[key], asked), len(groups[key]), key))
     others = {key: len(found) for key, found in groups.items() if key != chosen}
     spread, borrowed = _noise(groups, chosen, asked)
-    found = _answer(tables, groups[chosen], replace(asked, noise=spread, borrowed=borrowed), others)
+    batch, group = _of_one_batch(groups[chosen], asked)
+    found = _answer(tables, group, replace(asked, noise=spread, borrowed=borrowed), others)
     return replace(found, batch=batch)
 
 
@@ -227,8 +233,13 @@ def _tables(results: Path, task: str, machines: Sequence[str], environment: str 
     check_known("task", [task], {table.task for table in tables})
     kept = [table for table in tables if table.task == task]
     if environment is not None:
-        kept = [table for table in kept if table.environment.comparable.startswith(environment)]
-        if not kept:
+        of_machine = {machine: {t.environment.comparable for t in kept if t.machine == machine} for machine in names}
+        kept = [
+            table
+            for table in kept
+            if len(of_machine[table.machine]) < 2 or table.environment.comparable.startswith(environment)
+        ]
+        if not any(table.environment.comparable.startswith(environment) for table in kept):
             there = ", ".join(sorted({table.environment.comparable for table in tables}))
             raise UserError(f"no environment begins with {environment}: there is {there}")
     for machine in {table.machine for table in kept}:
@@ -245,10 +256,13 @@ def _tables(results: Path, task: str, machines: Sequence[str], environment: str 
 def _groups(rows: Iterable[tuple[Table, Row]], asked: _Asked) -> dict[tuple[str, str], list[_Candidate]]:
     """(data set, recipe) -> rows with the objective, each measurement of them once."""
     name, measure, _ = asked.objective
+    by_recipe = any(
+        "recipe" in column_of(one)[0].fields for one in (name, asked.cost[0], *(x.name for x in asked.limits))
+    )
     groups: dict[tuple[str, str], dict[tuple[Any, ...], _Candidate]] = {}
     for table, row in rows:
         part = row.parts.get(measure.name)
-        recipe = str(row.fields.get("recipe", "")) if "recipe" in measure.fields else ""
+        recipe = str(row.fields.get("recipe", "")) if by_recipe else ""
         if part is None or name not in part.values or part.values[name].company or not _trained(recipe, table.task):
             continue
         limited = [limit.name for limit in asked.limits]
@@ -264,20 +278,32 @@ def _earlier(row: Row) -> bool:
     return any("@" in str(row.fields.get(name, "")) for name in ("backbone", "head"))
 
 
-def _batch(rows: Sequence[tuple[Table, Row]], asked: _Asked) -> int | None:
-    """The batch whose costs are compared: one image, else the smallest that was measured.
+def _of_one_batch(group: Sequence[_Candidate], asked: _Asked) -> tuple[int | None, list[_Candidate]]:
+    """The batch whose costs are compared, and the rows; those of other batches without what depends on it.
 
-    Milliseconds of one image and of eight are two questions. None: nothing that counts depends on the batch.
+    One image, else the smallest that was measured: milliseconds of one image and of eight are two questions. None:
+    nothing that counts depends on the batch.
     """
-    name, measure, _ = asked.objective
-    columns = [(name, measure), *((one, column_of(one)[0]) for one in (asked.cost[0], *(x.name for x in asked.limits)))]
-    of_batch = [one for one, owner in columns if "batch" in owner.fields]
-    known = {
-        row.fields["batch"]
-        for _, row in rows
-        if "batch" in row.fields and any(_value(row, one) is not None for one in of_batch)
-    }
-    return min(known, default=None) if of_batch else None
+    names = (asked.objective[0], asked.cost[0], *(limit.name for limit in asked.limits))
+    of_batch = {name for name in names if "batch" in column_of(name)[0].fields}
+    known = {one.row.fields["batch"] for one in group if of_batch & one.sizes.keys() and "batch" in one.row.fields}
+    if not known:
+        return None, list(group)
+    batch = min(known)
+    kept = [one for one in group if one.row.fields.get("batch", batch) == batch]
+    there = {one.part for one in kept}
+    for one in group:
+        if one.part not in there and asked.objective[0] not in of_batch:
+            there.add(one.part)
+            sizes = {name: size for name, size in one.sizes.items() if name not in of_batch}
+            kept.append(replace(one, row=_batchless(one.row), sizes=sizes))
+    return batch, kept
+
+
+def _batchless(row: Row) -> Row:
+    """A row without what depends on its batch."""
+    parts = {name: part for name, part in row.parts.items() if "batch" not in part.fields}
+    return replace(row, fields={name: value for name, value in row.fields.items() if name != "batch"}, parts=parts)
 
 
 def _trained(recipe: str, task: str) -> bool:
@@ -309,7 +335,7 @@ def _answer(
             if limit.name in one.sizes and not limit.holds(one.sizes[limit.name])
         }
         if beyond:
-            near = not lacking and all(_within_noise(one, limit, asked.noise) for limit in beyond)
+            near = not lacking and all(_within_noise(one, limit, asked) for limit in beyond)
             misses.append(Miss(one.machine, one.row, beyond, near))
         elif not lacking:
             fitting.append(one)
@@ -339,34 +365,47 @@ def _answer(
 
 
 def _choices(fitting: Sequence[_Candidate], asked: _Asked) -> tuple[Choice, ...]:
-    """The rows within the limits, best first."""
+    """The rows within the limits; the best first, then by their figures."""
     if not fitting:
         return ()
+    best = fitting[0]
+    for one in fitting[1:]:
+        # Times of two sessions compare through the anchor, and not as they stand.
+        if _beyond(_gap(one, best, asked), asked) > 0:
+            best = one
     name = asked.objective[0]
-    priced = [one for one in fitting if asked.cost[0] in one.sizes]
+    cost_measure, _ = column_of(asked.cost[0])
+    priced = [
+        one
+        for one in fitting
+        if asked.cost[0] in one.sizes and not one.row.parts[cost_measure.name].values[asked.cost[0]].company
+    ]
     points = [(asked.cheaper * one.sizes[asked.cost[0]], asked.sign * one.part.values[name].mean) for one in priced]
-    front = {one for one, best in zip(priced, pareto(points), strict=True) if best}
+    front = {one for one, stands in zip(priced, pareto(points), strict=True) if stands}
     found = []
-    for one in fitting:
-        gap = _gap(one, fitting[0], asked)
-        close = tuple(str(limit) for limit in asked.limits if _within_noise(one, limit, asked.noise))
-        found.append(Choice(one.machine, one.row, gap, not gap.different, one in front, close))
+    for one in (best, *(other for other in fitting if other is not best)):
+        gap = _gap(one, best, asked)
+        close = tuple(str(limit) for limit in asked.limits if _within_noise(one, limit, asked))
+        found.append(Choice(one.machine, one.row, gap, _beyond(gap, asked) >= 0, one in front, close))
     return tuple(found)
 
 
-def _gap(one: _Candidate, best: _Candidate, asked: _Asked) -> Gap:
+def _beyond(gap: Gap, asked: _Asked) -> int:
+    """Whether a row is claimed to be better (1) or worse (-1) than what it was set against; 0: neither."""
+    if not gap.different:
+        return 0
     name, measure, _ = asked.objective
+    more = gap.value > 1 if series_of(measure, name) else gap.value > 0
+    return asked.sign if more else -asked.sign
+
+
+def _gap(one: _Candidate, best: _Candidate, asked: _Asked) -> Gap:
+    name, measure, column = asked.objective
     mine, theirs = one.part.values[name], best.part.values[name]
     if one.part is best.part:
         return Gap(0.0, None, None, different=False)
-    if timed := series_of(measure, name):
-        if one.environment != best.environment:
-            ratio = mine.mean / theirs.mean
-            return Gap(ratio, None, None, abs(math.log(ratio)) > math.log1p(UNLINKED))
-        found = claim(measure, one.part.records[0], best.part.records[0], timed)
-        if found.ratio is None:
-            return Gap(mine.mean / theirs.mean, None, None, found.different)
-        return Gap(found.ratio.value, found.ratio.low, found.ratio.high, found.different)
+    if series_of(measure, name):
+        return _ratio(name, measure, column, one, best)
     trains = "seed" in measure.fields
     spread = asked.noise or (_NO_NOISE if trains else None)
     paired = compared(one.part, best.part, name, spread)
@@ -379,27 +418,46 @@ def _gap(one: _Candidate, best: _Candidate, asked: _Asked) -> Gap:
     return Gap(value, None if least is None else value - least, None if least is None else value + least, different)
 
 
+def _ratio(name: str, measure: Measure, column: Column, one: _Candidate, other: _Candidate) -> Gap:
+    """A column of one row over that of another, where it was taken in rounds; of a rate, too."""
+    parts = one.row.parts[measure.name], other.row.parts[measure.name]
+    plain = parts[0].values[name].mean / parts[1].values[name].mean
+    if one.environment != other.environment:
+        return Gap(plain, None, None, abs(math.log(plain)) > math.log1p(UNLINKED))
+    found = claim(measure, parts[0].records[0], parts[1].records[0], series_of(measure, name))
+    if found.ratio is None:
+        return Gap(plain, None, None, found.different)
+    ratio = found.ratio
+    if column.better == "higher":  # the rounds hold times
+        return Gap(1 / ratio.value, 1 / ratio.high, 1 / ratio.low, found.different)
+    return Gap(ratio.value, ratio.low, ratio.high, found.different)
+
+
 def _pick(choices: Sequence[Choice], fitting: Sequence[_Candidate], asked: _Asked) -> Choice | None:
     """The cheapest of those that are tied with the best; of several that cost the same, the best."""
     name, measure, _ = asked.cost
+    of_row = {one.row: one for one in fitting}
     tied = [
-        (choice, one)
-        for choice, one in zip(choices, fitting, strict=True)
-        if choice.tied and name in one.sizes and not one.row.parts[measure.name].values[name].company
+        (choice, of_row[choice.row])
+        for choice in choices
+        if choice.tied and name in of_row[choice.row].sizes and not choice.row.parts[measure.name].values[name].company
     ]
     if not tied:
         return choices[0] if choices else None
     cheapest = min(tied, key=lambda pair: asked.cheaper * pair[1].sizes[name])[1]
-
-    def dearer(one: _Candidate) -> bool:
-        if one.environment != cheapest.environment:
-            return abs(math.log(one.sizes[name] / cheapest.sizes[name])) > math.log1p(UNLINKED)
-        return costs_differ(measure, name, one.row.parts[measure.name], cheapest.row.parts[measure.name])
-
-    return next(choice for choice, one in tied if one is cheapest or not dearer(one))
+    return next(choice for choice, one in tied if one is cheapest or not _dearer(one, cheapest, asked))
 
 
-def _within_noise(one: _Candidate, limit: Limit, spread: Noise | None) -> bool:
+def _dearer(one: _Candidate, cheapest: _Candidate, asked: _Asked) -> bool:
+    """Whether a row is known to cost more."""
+    name, measure, column = asked.cost
+    if not series_of(measure, name):
+        return one.sizes[name] != cheapest.sizes[name]
+    gap = _ratio(name, measure, column, one, cheapest)
+    return gap.different and asked.cheaper * (gap.value - 1) > 0
+
+
+def _within_noise(one: _Candidate, limit: Limit, asked: _Asked) -> bool:
     """Whether a limit lies within the 95 % interval of what it limits."""
     measure, _ = column_of(limit.name)
     part = one.row.parts[measure.name]
@@ -412,11 +470,12 @@ def _within_noise(one: _Candidate, limit: Limit, spread: Noise | None) -> bool:
         low, high = ends[0].mean, ends[1].mean
     elif margin:
         low, high = value.mean * (1 - margin.mean / 100), value.mean * (1 + margin.mean / 100)
-    elif "seed" in measure.fields and value.sd is not None:
+    elif limit.name == asked.objective[0] and asked.noise is not None:
+        half = t95(asked.noise.freedom) * asked.noise.sd / math.sqrt(value.n)
+        low, high = value.mean - half, value.mean + half
+    elif measure.trains and value.sd is not None:
         half = t95(value.n - 1) * value.sd / math.sqrt(value.n)
         low, high = value.mean - half, value.mean + half
-    elif spread is not None and limit.name == one.part.measure:
-        low, high = value.mean - spread.difference(1, value.n), value.mean + spread.difference(1, value.n)
     return low <= limit.value <= high and low < high
 
 
@@ -439,6 +498,9 @@ def _seeds(one: Choice, other: Choice, spread: Noise | None, name: str) -> int |
     stats = [side.values[name] for side in sides]
     images = compared(sides[0], sides[1], name, _NO_NOISE)
     half = (images.high - images.low) / 2 if images is not None else 0.0
+    if min(stat.n for stat in stats) >= SEEDS:  # then it is of their own seeds, too
+        own = [stat.sd**2 / stat.n for stat in stats if stat.sd is not None]
+        half = math.sqrt(max(0.0, half**2 - 4 * sum(own)))
     left = (stats[0].mean - stats[1].mean) ** 2 - half**2
     if spread is None or not left > 0:
         return None

@@ -73,7 +73,8 @@ class Merged:
     source, folder: where it came from and went to. taken: records that were added. there: those that were there, or
     came twice. environments: that were added. files: kind -> files that were added. refused: (file, reason) -> what
     was. unread: reason -> records that were added and that tables leave out here. imageless: records whose images'
-    file did not come with them, so that they are not compared image by image.
+    file did not come with them, so that they are not compared image by image. mended: what was done to one's own store
+    before, where a run had left it torn.
     """
 
     source: Path
@@ -85,6 +86,7 @@ class Merged:
     refused: dict[tuple[str, str], Refusal] = field(default_factory=dict)
     unread: Counter[str] = field(default_factory=Counter)
     imageless: int = 0
+    mended: list[str] = field(default_factory=list)
 
     def refuse(self, file: str, why: Refused, place: str = "") -> None:
         """Note a refusal; of many for one reason the first ones are kept."""
@@ -184,6 +186,7 @@ class _Merge:
     def _begin(self) -> Writer:
         if self.writer is None:
             self.writer = self.open.enter_context(self.store.writing())
+            self.done.mended += self.writer.repaired
         return self.writer
 
     def _lines(self, name: str) -> Iterator[tuple[int, bytes]]:
@@ -467,6 +470,7 @@ def as_json(done: Merged) -> dict[str, object]:
         "environments": done.environments,
         "files": dict(sorted(done.files.items())),
         "imageless": done.imageless,
+        "mended": done.mended,
         "unread": dict(sorted(done.unread.items())),
         "refused": [vars(one) for one in done.refused.values()],
     }
@@ -481,6 +485,7 @@ def words(done: Merged) -> Sequence[str]:
     beside = [f"{done.environments} environment{'s' if done.environments > 1 else ''}"] if done.environments else []
     beside += [f"{count} {_KINDS[kind][count > 1]}" for kind, count in sorted(done.files.items())]
     lines = [f"{done.source} -> {done.folder}: {', '.join(taken)}" + (f"; with {', '.join(beside)}" if beside else "")]
+    lines += done.mended
     if done.imageless:
         lines.append(f"{done.imageless} came without the file of their images: nothing is compared image by image")
     lines += [f"{count} in no table here: {why}" for why, count in sorted(done.unread.items())]

@@ -104,8 +104,11 @@ def better(later: Record, earlier: Record) -> bool:
     """Whether the later of two answers to one question replaces the earlier one.
 
     What is settled replaces what is not, and what was settled before; but a figure in company does not take the place
-    of one that was taken alone, nor a failure to take it again that of a figure in company.
+    of one that was taken alone, nor a failure to take it again that of a figure in company. Later is what began later,
+    whatever order lines have: the records of others join at the end of a file.
     """
+    if later.started and earlier.started and later.started < earlier.started:
+        return not better(earlier, later)
     if earlier.status == "ok" and earlier.company and later.status != "ok":
         return False
     if earlier.status == "ok" and not earlier.company and later.company:
@@ -138,6 +141,24 @@ _decode = msgspec.json.Decoder(_Line).decode
 _samples: Callable[[Any], dict[str, list[Any]]] = msgspec.json.Decoder(dict[str, list[float | int | None]]).decode
 
 
+def _read(line: str | bytes) -> _Line:
+    try:
+        return _decode(line)
+    except msgspec.DecodeError as error:
+        if "surrogate" not in str(error):
+            raise
+    # A name that is not UTF-8, which Python writes as half a surrogate and msgspec does not read.
+    stated = json.loads(line, parse_constant=_no_number)
+    samples = json.dumps(stated.pop("samples", {})).encode()
+    found = msgspec.convert(stated, _Line)
+    found.samples = msgspec.Raw(samples)
+    return found
+
+
+def _no_number(text: str) -> None:
+    raise ValueError(f"{text} is no number of JSON")
+
+
 def parse(line: str | bytes, where: str, later: Callable[[], Mapping[str, Sequence[float]]] | None = None) -> Record:
     """A record from its line.
 
@@ -150,7 +171,7 @@ def parse(line: str | bytes, where: str, later: Callable[[], Mapping[str, Sequen
         UserError: no JSON, or not a record's; names the place.
     """
     try:
-        read = _decode(line)
+        read = _read(line)
         samples = bytes(read.samples)
         known = measures().get(read.measure)
         # Equal texts are one: a hundred thousand records have some hundred different ones.
@@ -179,10 +200,13 @@ def parse(line: str | bytes, where: str, later: Callable[[], Mapping[str, Sequen
 
 
 class Stored(Mapping[str, Sequence[float]]):
-    """Samples that stay in the file until they are looked at; their line has ``size`` bytes from ``start`` on."""
+    """Samples that stay in the file until they are looked at; their line has ``size`` bytes from ``start`` on.
 
-    def __init__(self, path: Path, start: int, size: int) -> None:
-        self._place = path, start, size
+    state: of the file when it was read, for what is remembered: a folder may be replaced while somebody looks at it.
+    """
+
+    def __init__(self, path: Path, start: int, size: int, state: tuple[int, int] = (0, 0)) -> None:
+        self._place = path, start, size, state
 
     def __getitem__(self, name: str) -> Sequence[float]:
         return _stored(*self._place)[name]
@@ -195,10 +219,10 @@ class Stored(Mapping[str, Sequence[float]]):
 
 
 @lru_cache(maxsize=64)  # who asks for one series asks for the next one
-def _stored(path: Path, start: int, size: int) -> dict[str, list[Any]]:
+def _stored(path: Path, start: int, size: int, state: tuple[int, int]) -> dict[str, list[Any]]:  # noqa: ARG001 - a key
     try:
         with path.open("rb") as file:
             file.seek(start)
-            return _samples(_decode(file.read(size)).samples)
+            return _samples(_read(file.read(size)).samples)
     except (OSError, ValueError) as error:
         raise UserError(f"{path}, at byte {start}: samples cannot be read again ({error})") from error

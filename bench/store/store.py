@@ -44,8 +44,10 @@ class Store:
         Raises:
             UserError: as for `records`, when the line is reached.
         """
+        file = self.path.stat() if self.path.exists() else None
+        state = (file.st_ino, file.st_ctime_ns) if file else (0, 0)
         for number, start, line in _lines(self.path):
-            yield parse(line, f"{self.path}, line {number}", partial(Stored, self.path, start, len(line)))
+            yield parse(line, f"{self.path}, line {number}", partial(Stored, self.path, start, len(line), state))
 
     def environments(self) -> dict[str, Environment]:
         """Environment id -> its description.

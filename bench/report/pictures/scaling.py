@@ -35,7 +35,9 @@ def pictures(table: Table) -> Iterator[Picture]:
 
 def _draw(table: Table, group: Sequence[Series]) -> "Figure":
     panels = [[one for one in group if one.column.name == name] for name in SWAPPING]
-    panels = [_longest(panel) for panel in panels if panel]
+    kept = _longest(group)  # the same in both panels, as there are so many styles
+    panels = [[one for one in panel if _key(one) in kept] for panel in panels]
+    panels = [sorted(panel, key=_key) for panel in panels if panel]
     firsts = [one.points[0].part for panel in panels for one in panel]
     called = {
         _key(one): name
@@ -59,9 +61,11 @@ def _draw(table: Table, group: Sequence[Series]) -> "Figure":
     return drawing
 
 
-def _longest(panel: Sequence[Series]) -> list[Series]:
-    kept = sorted(panel, key=lambda one: (-len(one.points), _key(one)))[:MOST]
-    return sorted(kept, key=_key)
+def _longest(group: Sequence[Series]) -> set[tuple[str, ...]]:
+    sizes: dict[tuple[str, ...], int] = defaultdict(int)
+    for one in group:
+        sizes[_key(one)] = max(sizes[_key(one)], len(one.points))
+    return set(sorted(sizes, key=lambda key: (-sizes[key], key))[:MOST])
 
 
 def _key(one: Series) -> tuple[str, ...]:

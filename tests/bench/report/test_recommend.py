@@ -115,6 +115,52 @@ def test_one_image_and_eight_are_two_questions(tmp_path):
     assert recommend(tmp_path, task="segmentation", where={"batch": ["8"]}).batch == 8
 
 
+def test_what_was_timed_at_another_batch_alone_is_said_to_lack_it(tmp_path):
+    late = [make("latency", backbone="z", batch=8, latency_ms=3.0), make("accuracy", backbone="z", miou=90.0)]
+    ones = [make("latency", backbone=name, batch=1, latency_ms=cost) for name, (cost, _) in MODELS.items()]
+    ones += [make("accuracy", backbone=name, miou=value) for name, (_, value) in MODELS.items()]
+    write(tmp_path / "box", [*ones, *late])
+    found = recommend(tmp_path, task="segmentation", limits=[fast(20.0)])
+    assert found.batch == 1
+    assert [row.fields["backbone"] for row in found.unknown["latency_ms"]] == ["z"]
+    free = recommend(tmp_path, task="segmentation")
+    assert names(free.choices)[0] == "z"
+    assert "Take z/16 linear 128x128: mIoU 90.0 %.\n" in text(free)
+
+
+def test_a_limit_on_an_accuracy_is_within_one_recipe(tmp_path):
+    other = [make("accuracy", backbone=name, recipe="long", miou=90.0) for name in MODELS]
+    write(tmp_path / "box", [*records(), *other])
+    found = recommend(tmp_path, task="segmentation", best="latency_ms", limits=[limit("miou", "least", 30.0)])
+    assert (found.recipe, found.others) == ("short", {("scenes", "long"): 4}) or found.recipe == "long"
+    assert len({one.row.fields["recipe"] for one in found.choices}) == 1
+
+
+def test_times_of_two_sessions_are_ordered_through_their_anchor(tmp_path):
+    """One was timed on a slow day: as it stands it looks slower than what it beats."""
+
+    def timed(name, ms, day):
+        rounds = [float(index) for index in range(12)]
+        series = {"turn_ms": [ms * day + 0.001 * (index % 3) for index in rounds], "turn_ms_round": rounds}
+        series |= {"anchor_ms": [10.0 * day for _ in rounds], "anchor_ms_round": rounds}
+        values = {"turn_ms": ms * day, "turn_ci_pct": 1.0, "noise_floor_pct": 1.0, "session": f"{day}", "anchor": "a"}
+        return make("turns", backbone=name, samples=series, **values)
+
+    costs = [make("complexity", backbone=name, params_m=1.0) for name in "ab"]
+    write(tmp_path / "box", [timed("a", 10.0, 1.0), timed("b", 8.0, 1.5), *costs])
+    found = recommend(tmp_path, task="segmentation", best="turn_ms", cost="params_m")
+    assert names([found.pick]) == ["b"]
+    assert [(one.row.fields["backbone"], one.tied) for one in found.choices] == [("b", True), ("a", False)]
+    assert found.choices[1].gap.value == pytest.approx(1.25, rel=0.01)
+
+
+def test_a_figure_of_one_seed_may_miss_a_limit_by_noise(tmp_path):
+    noisy = [make("accuracy", backbone="n", seed=seed, miou=30 + 2 * seed) for seed in range(3)]
+    write(tmp_path / "box", [*records(), *noisy, make("latency", backbone="n", latency_ms=1.0)])
+    found = recommend(tmp_path, task="segmentation", limits=[limit("miou", "least", 41.0)])
+    assert {one.row.fields["backbone"]: one.near for one in found.misses}["c"], "40 with s = 2"
+
+
 def test_of_several_machines_one_has_to_be_named(tmp_path):
     for name in ("one", "two"):
         write(tmp_path / name, records())
@@ -148,7 +194,9 @@ def test_what_is_of_an_earlier_revision_is_no_candidate(tmp_path):
         ({"best": "speed"}, "unknown column 'speed'"),
         ({"cost": "tokens"}, "no better or worse"),
         ({"where": {"head": ["linar"]}}, "unknown head 'linar': did you mean linear"),
-        ({"best": "ap"}, "no row of segmentation under .* has ap"),
+        ({"best": "ap"}, "column 'ap' is of detection, and segmentation was asked for"),
+        ({"best": "pixels"}, "no row of segmentation under .* has pixels"),
+        ({"where": {"haed": ["linear"]}}, "unknown axis 'haed': did you mean head"),
     ],
 )
 def test_what_is_not_there_is_said(given, message, tmp_path):

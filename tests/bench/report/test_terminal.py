@@ -161,7 +161,7 @@ def compared() -> comparing.Comparison:
 
 
 def _identified(fields: Sequence[Mapping[str, Any]], text: str) -> None:
-    """Every row has a line of its own with all of its names whole."""
+    """Every row has a line of its own with all of its names whole; how a model runs may go on in the next one."""
     lines = [line.split() for line in text.splitlines()]
     named = naming(fields, headed=["recipe", "batch"])
     width = max(map(len, text.splitlines()))
@@ -172,7 +172,11 @@ def _identified(fields: Sequence[Mapping[str, Any]], text: str) -> None:
         if sum(len(word) + 2 for word in words) > width - 25:
             narrow = True
             continue
-        assert any(words <= set(line) for line in lines), words
+        folded = {word for column in named.columns if column.folds for word in column.cells[index].split()}
+        assert any(
+            words - folded <= set(line) and words <= {*line, *after}
+            for line, after in zip(lines, [*lines[1:], []], strict=True)
+        ), words
     if narrow:
         return
     wanted = Counter(f"{row['backbone']}/{row['patch']}" for row in fields)

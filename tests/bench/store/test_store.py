@@ -153,3 +153,24 @@ def test_a_figure_in_company_takes_no_place_of_one_that_was_alone(earlier, later
         for given in (earlier, later)
     )
     assert better(other, one) == replaced
+
+
+def test_a_name_that_is_not_utf8_costs_no_store(tmp_path):
+    """A reason may name a file whose name is bytes that are no text: Python writes half a surrogate."""
+    strange = replace(RECORD, status="error", reason="DataError: /data/\udcff.jpg", samples={"loss": [1.0, 2.5]})
+    with Store(tmp_path).writing() as writer:
+        writer.record(RECORD)
+        writer.record(strange)
+    first, second = Store(tmp_path).records()
+    assert (first, second) == (RECORD, strange)
+    assert second.samples["loss"] == [1.0, 2.5]
+    with pytest.raises(UserError, match="is no record"):
+        parse(strange.line().replace("2.5", "NaN"), "here")
+
+
+def test_what_began_earlier_replaces_nothing_wherever_it_stands():
+    now, before = (replace(RECORD, started=text) for text in ("2026-02-01T00:00:00+00:00", "2026-01-01T00:00:00+00:00"))
+    failed = replace(before, status="oom", values={})
+    assert not better(failed, now), "joined from elsewhere, at the end of the file"
+    assert not better(before, now)
+    assert better(now, before)
