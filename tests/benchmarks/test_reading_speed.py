@@ -27,7 +27,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 def test_report(benchmark: Any, results: Path) -> None:
     done = benchmark.pedantic(lambda: report(results, check=True), rounds=3)
-    assert len(done.differing) == 4
+    assert len(done.differing) == 6
 
 
 def test_compare(benchmark: Any, results: Path) -> None:
