@@ -31,7 +31,7 @@ from bench.report.evidence import Paired, apart, pairing
 from bench.report.roofline import Roofline, roofline
 from bench.stats.ranking import Noise, Rank, Stat, pooled, ranked, stat
 from bench.store.record import STATUSES, Record, better
-from bench.store.store import ENVIRONMENTS, RECORDS, Store
+from bench.store.store import ENVIRONMENTS, RECORDS, Store, no_collection
 
 DERIVED = Measure(
     name="roofline",
@@ -227,7 +227,8 @@ def read(folder: Path) -> Reading:
                 f"{folder / ENVIRONMENTS} does not describe environment '{record.environment}', "
                 f"which a record of {record.measure} in {RECORDS} names"
             )
-    return gather(folder, records, described)
+    with no_collection():
+        return gather(folder, records, described)
 
 
 def gather(folder: Path, records: Iterable[Record], described: Mapping[str, Environment]) -> Reading:

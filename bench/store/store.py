@@ -35,7 +35,7 @@ class Store:
         Raises:
             UserError: a line is torn or is no record; names file and line.
         """
-        with _no_collection():
+        with no_collection():
             return list(self.stream())
 
     def stream(self) -> Iterator[Record]:
@@ -139,7 +139,7 @@ class Writer:
 
 
 @contextmanager
-def _no_collection() -> Iterator[None]:
+def no_collection() -> Iterator[None]:
     """Within it nobody looks for cycles: of what is read none has any, and looking takes half of the time."""
     on = gc.isenabled()
     gc.disable()
