@@ -234,7 +234,7 @@ def test_a_frame_of_several_roots_keeps_machines_of_one_name_apart(tmp_path: Pat
     alone = load(mine)
     assert "root" not in alone.columns
     assert list(alone.attrs["left_out"]) == ["box"]
-    for twice in (mine, f"{mine}/box"):
+    for twice in (mine, f"{mine}/box", Path(mine)):
         with pytest.raises(UserError, match=r"mine/box is in .* and would count twice"):
             load(mine, twice)
 

@@ -104,6 +104,20 @@ def test_lines_have_their_exponents_in_the_legend(tmp_path):
     assert [label.get_text() for label in latency.get_xticklabels()] == ["64²", "128²", "256²", "512²"]
 
 
+def test_more_backbones_than_styles_leave_out_the_same_in_both_panels(tmp_path):
+    """Those of the fewest sizes, however the sizes of time and memory differ."""
+    records = []
+    for index in range(10):
+        name = f"b{index:02}"
+        records += straight(1.0, sizes=SIZES if index < 8 else SIZES[:3], backbone=name)
+        sizes = SIZES if index > 1 else SIZES[:3]
+        records += [record("memory", size, peak_mib=size**2 / 1e3, backbone=name) for size in sizes]
+    figure = drawn(scaling, tmp_path, records, "linear_b1_scaling")
+    shown = [{label.partition(":")[0] for label in axes.get_legend_handles_labels()[1]} for axes in figure.axes]
+    assert shown[0] == shown[1]
+    assert len(shown[0]) == 7
+
+
 def model(index: int, ms: float, **given) -> Record:
     times = {"backbone_ms": ms, "head_ms": ms / 2, "post_ms": ms / 4} | given
     return timed(128, ms, backbone=f"model_{index:02}", **times)
