@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Any
 from bench.plan.cell import DEFAULTS
 from bench.plan.measure import Column
 from bench.report.again import command
-from bench.report.choosing import column_of
+from bench.report.choosing import column_of, stat_of
 from bench.report.naming import naming
 from bench.report.recommend import MOST_SEEDS, Answer, Choice, Gap, Miss
 from bench.report.rows import Row, headline
 from bench.report.standing import series_of
 from bench.report.tables import COMPANY_NOTE, SPREAD, error_bar, label, margin_bar, number
 from bench.report.terminal import TableColumn, TerminalTable
+from bench.stats.ranking import Stat
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -274,10 +275,8 @@ def _gap(gap: Gap, *, ratio: bool) -> str:
     return f"{value} ({' to '.join(ends)})"
 
 
-def _known(row: Row, column: Column) -> Any:
-    measure, _ = column_of(column.name)
-    part = row.parts.get(measure.name)
-    return None if part is None else part.values.get(column.name)
+def _known(row: Row, column: Column) -> Stat | None:
+    return stat_of(row, column.name)
 
 
 def _stat(row: Row, column: Column) -> str:
@@ -290,7 +289,9 @@ def _bar(row: Row, column: Column) -> str:
 
 
 def _mean(row: Row, column: Column) -> float:
-    return _known(row, column).mean
+    found = _known(row, column)
+    assert found is not None, "only rows with the objective are candidates"
+    return found.mean
 
 
 def _count(number_: int, what: str) -> str:

@@ -1,11 +1,13 @@
 """Which rows and which column somebody means: names from a command line, checked against what there is."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 
 from bench.errors import UserError, unknown
 from bench.plan.cell import FIELDS
 from bench.plan.measure import Column, Measure
 from bench.report.rows import Row, columns
+from bench.stats.ranking import Stat
 
 AXES = (*(name for name in FIELDS if name != "seed"), "resolution")
 """What rows can be chosen and identified by; ``resolution`` is ``HxW``, or one number for a square."""
@@ -38,6 +40,12 @@ def column_of(name: str) -> tuple[Measure, Column]:
     return found
 
 
+def of_class(column: Column, name: str) -> Column:
+    """The column of one class, ``column[class]``, under its own name; of another name the column as it is."""
+    _, bracket, rest = name.partition("[")
+    return replace(column, name=name, title=f"{column.title} of {rest.removesuffix(']')}") if bracket else column
+
+
 def check_class(name: str, rows: Iterable[Row]) -> None:
     """Refuse ``column[class]`` for a class, and a bare column of classes, that no row has; says which there are."""
     plain = name.partition("[")[0]
@@ -60,3 +68,10 @@ def normal(axis: str, text: str) -> str:
 def matches(row: Row, where: Mapping[str, Sequence[str]]) -> bool:
     """Whether a row has one of the values of every axis that is named."""
     return all(axis_of(row, axis) in {normal(axis, text) for text in values} for axis, values in where.items())
+
+
+def stat_of(row: Row, name: str) -> Stat | None:
+    """What is known of a row in a column of a measure; None: nothing."""
+    measure, _ = column_of(name)
+    part = row.parts.get(measure.name)
+    return None if part is None else part.values.get(name)

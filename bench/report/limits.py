@@ -8,7 +8,7 @@ from typing import Literal
 
 from bench.errors import UserError
 from bench.plan.measure import Column
-from bench.report.choosing import column_of
+from bench.report.choosing import column_of, of_class
 
 # SI prefixes are powers of 1000, IEC prefixes of 1024.
 _UNITS: Mapping[str, Mapping[str, float]] = {
@@ -111,7 +111,7 @@ def expression(text: str) -> Limit:
     if match is None:
         raise UserError(f"--where {text}: COLUMN<=VALUE or COLUMN>=VALUE is wanted, e.g. --where 'latency_ms<=20'")
     name, sign, value = match.groups()
-    column = column_of(name)[1]
+    column = of_class(column_of(name)[1], name)
     if sign in "<>":
         raise UserError(f"--where {text}: a measured value is never just at a limit; write {name}{sign}={value}")
     number = _amount(value, column, f"--where {text}", bare=True)

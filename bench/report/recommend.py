@@ -23,7 +23,7 @@ from typing import Any
 from bench.errors import UserError
 from bench.plan import recipe as recipes
 from bench.plan.measure import Column, Measure
-from bench.report.choosing import AXES, axis_of, check_class, check_known, column_of, matches, normal
+from bench.report.choosing import AXES, axis_of, check_class, check_known, column_of, matches, normal, of_class, stat_of
 from bench.report.claims import UNLINKED, claim
 from bench.report.evidence import apart, compared
 from bench.report.limits import Limit
@@ -184,10 +184,10 @@ def recommend(
         check_known(axis, [normal(axis, text) for text in values], there)
     top = headline(task)
     assert top is not None, "both tasks have one"
-    objective = (best, *column_of(best)) if best else (top[1].name, *top)
+    objective = _column(best or top[1].name)
     rows = [(table, row) for table in tables for row in table.rows if matches(row, where) and not _earlier(row)]
     cost = cost or _default_cost(row for _, row in rows)
-    asked = _Asked(objective, (cost, *column_of(cost)), tuple(limits))
+    asked = _Asked(objective, _column(cost), tuple(limits))
     for one in (asked.objective, asked.cost, *((x.name, *column_of(x.name)) for x in limits)):
         if one[2].task not in {None, task}:
             raise UserError(f"column '{one[0]}' is of {one[2].task}, and {task} was asked for")
@@ -216,6 +216,11 @@ def _noise(
         return own, False
     # Pooled within each measurement, so that the recipes' own levels do not count.
     return noise(dict.fromkeys(one.part for group in groups.values() for one in group), name), True
+
+
+def _column(name: str) -> tuple[str, Measure, Column]:
+    measure, column = column_of(name)
+    return name, measure, of_class(column, name)
 
 
 def _default_cost(rows: Iterable[Row]) -> str:
@@ -509,6 +514,5 @@ def _seeds(one: Choice, other: Choice, spread: Noise | None, name: str) -> int |
 
 
 def _value(row: Row, name: str) -> float | None:
-    measure, _ = column_of(name)
-    part = row.parts.get(measure.name)
-    return part.values[name].mean if part is not None and name in part.values else None
+    found = stat_of(row, name)
+    return None if found is None else found.mean
