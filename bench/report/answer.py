@@ -144,6 +144,7 @@ def _table(answer: Answer, *, wide: bool) -> TerminalTable:
     left = len(answer.choices) - len(shown)
     legend = [
         f"→ the pick, = not told apart from the best, * nothing here is better and cheaper (by {answer.cost.name})",
+        f"told apart: {answer.family.sentence()}",
         *([f"and {_count(left, 'row')} more within the limits (--wide, --json)"] if left else []),
     ]
     if any("≈" in cell for column in columns for cell in column.cells):

@@ -5,15 +5,19 @@ of the two. A group is one environment, task, data set and recipe, and one value
 costs incomparable (`_CONTEXT`). A row off the front is *near* it when every row that beats it does so by less, in cost
 or in value, than may be claimed: it may belong there. Claims about values follow the images and seed noise
 (`bench.report.evidence`), those about interleaved costs the noise floor of their session (`bench.report.claims`); any
-other cost is taken as exact.
+other cost is taken as exact. All that a section claims of costs and values, in any of its groups, is one family: each
+claim is as sure as it takes for all of them to be 95 % sure (`bench.stats.family`).
 
-Costs are ranked, cheapest first: going down, a row joins the tie group of that group's cheapest while nothing may be
-claimed between the two. A figure that was taken in company has no rank, is on no front and keeps nothing off it.
+Times stand in the order of their claims: what was timed in several sessions is put at one speed of the machine
+(`bench.report.standing.comparable`). The numbers that are shown are those that were measured, so a row may stand before
+one of another session whose number is smaller. Costs are ranked, cheapest first: going down, a row joins the tie group
+of that group's cheapest while nothing may be claimed between the two. A figure that was taken in company has no rank,
+is on no front and keeps nothing off it.
 """
 
 import csv
 import io
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,12 +26,13 @@ from bench.errors import UserError
 from bench.plan.cell import FIELDS
 from bench.plan.measure import Column, Measure
 from bench.report.choosing import AXES, axis_of, check_class, check_known, column_of, matches, normal
-from bench.report.evidence import Paired, apart, pairing
+from bench.report.evidence import Paired, chance, pairing
 from bench.report.naming import Naming, naming
 from bench.report.rows import Part, Row, Table, folders, headline, noise, order, rank, read
-from bench.report.standing import claimed_ranks, costs_differ, pareto, series_of, unbeaten
+from bench.report.standing import between, chance_of, claimed_ranks, comparable, pareto, series_of, unbeaten
 from bench.report.tables import COMPANY_NOTE, MARGIN, SPREAD, error_bar, label, number
 from bench.report.terminal import TableColumn, TerminalTable, changes
+from bench.stats.family import ALONE, Family, family
 from bench.stats.ranking import Noise, Rank, Stat
 
 if TYPE_CHECKING:
@@ -83,6 +88,10 @@ class Section:
     paired: Mapping[str, Paired]
     floors: tuple[float, ...] = ()
     """Noise floors of the sessions that the costs come from, in percent; none where a cost is no interleaved one."""
+    family: Family = ALONE
+    """All that it claims of costs and values."""
+    drifts: bool = False
+    """Whether costs or values were put at one speed of the machine, see `bench.report.standing.comparable`."""
 
 
 @dataclass(frozen=True)
@@ -103,6 +112,8 @@ class Comparison:
                 "cost": section.cost.name,
                 "value": section.value.name,
                 "noise_floor_pct": max(section.floors, default=None),
+                "comparisons": section.family.pairs,
+                "level": section.family.level,
                 "paired": {recipe: asdict(paired) for recipe, paired in section.paired.items()},
                 "rows": [
                     {
@@ -215,9 +226,11 @@ def _section(
             groups.setdefault(context, {})[parts[0], parts[1]] = fields
         else:
             lacking[parts] = Lack(fields, _why(row, {cost_name: cost_measure, value_name: value_measure}))
-    points: list[Point] = []
     noises: dict[str, Noise | None] = {}
     paired: dict[str, Paired] = {}
+    sides: dict[tuple[Any, ...], tuple[_Side, _Side]] = {}
+    every = [part for row in table.rows for part in row.parts.values()]
+    exact = [chance_of(measure, name, between(measure, every)) for name, measure, _ in (cost, value)]
     for context, group in sorted(groups.items()):
         recipe = context[0]
         if recipe not in noises:
@@ -225,7 +238,13 @@ def _section(
             of_recipe = [part for part in of_measure if part.fields.get("recipe", "") == recipe]
             noises[recipe] = noise(of_recipe, value_name)
             paired[recipe] = pairing((part for part in of_recipe if value_name in part.values), value_name)
-        points += _points(group, cost, value, noises[recipe], paired[recipe])
+        known = noises[recipe] is not None or bool(paired[recipe].paired)
+        images = None if series_of(value_measure, value_name) else chance(value_name, noises[recipe])
+        sides[context] = (
+            _side(*cost, [parts[0] for parts in group], exact[0], known=False),
+            _side(*value, [parts[1] for parts in group], images or exact[1], known=known),
+        )
+    claims = family(*((side.quiet, side.chance) for pair in sides.values() for side in pair if side.known))
     return Section(
         machine=table.machine,
         environment=table.environment.comparable,
@@ -234,7 +253,9 @@ def _section(
         dataset=table.dataset,
         cost=cost_column,
         value=value_column,
-        points=tuple(points),
+        points=tuple(
+            point for context, pair in sides.items() for point in _points(groups[context], *pair, claims.level)
+        ),
         lacking=tuple(lacking.values()),
         noise=noises,
         paired=paired,
@@ -242,69 +263,110 @@ def _section(
             cost_measure if series_of(cost_measure, cost_name) else None,
             [parts[0] for group in groups.values() for parts in group],
         ),
+        family=claims,
+        drifts=any(side.drifts for pair in sides.values() for side in pair),
     )
 
 
+@dataclass(frozen=True)
+class _Side:
+    """Cost or value of a group.
+
+    figures: as its claims see them, see `comparable`. chance: p-value of two of them being equal. known: something is
+    known of its noise. quiet: those that were taken by themselves.
+    """
+
+    name: str
+    measure: Measure
+    column: Column
+    figures: Mapping[Part, float]
+    chance: Callable[[Part, Part], float]
+    known: bool
+
+    @property
+    def timed(self) -> bool:
+        return bool(series_of(self.measure, self.name))
+
+    @property
+    def drifts(self) -> bool:
+        return any(figure != part.values[self.name].mean for part, figure in self.figures.items())
+
+    @property
+    def quiet(self) -> list[Part]:
+        return [part for part in self.figures if not part.values[self.name].company]
+
+
+def _side(
+    name: str,
+    measure: Measure,
+    column: Column,
+    parts: Iterable[Part],
+    chance: Callable[[Part, Part], float],
+    *,
+    known: bool,
+) -> _Side:
+    figures = comparable(parts, measure, name)
+    known = known or bool(series_of(measure, name))
+    return _Side(name, measure, column, figures, chance, known)
+
+
 def _points(
-    group: Mapping[tuple[Part, Part], Mapping[str, Any]],
-    cost: tuple[str, Measure, Column],
-    value: tuple[str, Measure, Column],
-    spread: Noise | None,
-    paired: Paired,
+    group: Mapping[tuple[Part, Part], Mapping[str, Any]], cost: _Side, value: _Side, level: float
 ) -> list[Point]:
-    (cost_name, cost_measure, cost_column), (value_name, value_measure, value_column) = cost, value
-    cheaper, better = 1 if cost_column.better == "lower" else -1, 1 if value_column.better == "higher" else -1
+    cheaper, better = 1 if cost.column.better == "lower" else -1, 1 if value.column.better == "higher" else -1
 
     def coordinates(parts: tuple[Part, Part]) -> tuple[float, float]:
-        return cheaper * parts[0].values[cost_name].mean, better * parts[1].values[value_name].mean
+        return cheaper * cost.figures[parts[0]], better * value.figures[parts[1]]
+
+    def costs_differ(one: Part, other: Part) -> bool:
+        return cost.chance(one, other) <= level
+
+    def values_differ(one: Part, other: Part) -> bool:
+        return value.chance(one, other) <= level
 
     ordered = sorted(group, key=lambda parts: (coordinates(parts)[0], -coordinates(parts)[1], order(group[parts])))
-    stats = {part: part.values[value_name] for _, part in ordered}
-    timed_value = bool(series_of(value_measure, value_name))
-    differ = apart(value_name, spread)
-    if timed_value:
+    stats = {part: part.values[value.name] for _, part in ordered}
+    if value.timed:
         best_first = sorted(ordered, key=lambda parts: -coordinates(parts)[1])
-        ranks = claimed_ranks([parts[1] for parts in best_first], value_measure, value_name)
+        ranks = claimed_ranks([parts[1] for parts in best_first], value.name, values_differ)
     else:
-        ranks = rank({part: stat for part, stat in stats.items() if not stat.company}, value_column, differ)
-    quiet = [parts for parts in ordered if not parts[0].values[cost_name].company and not stats[parts[1]].company]
+        ranks = rank({part: stat for part, stat in stats.items() if not stat.company}, value.column, values_differ)
+    quiet = [parts for parts in ordered if not parts[0].values[cost.name].company and not stats[parts[1]].company]
     front = {parts for parts, best in zip(quiet, pareto([coordinates(parts) for parts in quiet]), strict=True) if best}
-    costs = claimed_ranks([parts[0] for parts in ordered], cost_measure, cost_name)
+    costs = claimed_ranks([parts[0] for parts in ordered], cost.name, costs_differ)
 
     def beats(one: tuple[Part, Part], other: tuple[Part, Part]) -> bool:
         """Whether one is claimed to be better than the other, and to cost no more."""
         (price, worth), (other_price, other_worth) = coordinates(one), coordinates(other)
-        if price > other_price or (price < other_price and not costs_differ(cost_measure, cost_name, one[0], other[0])):
+        if price > other_price or (price < other_price and not costs_differ(one[0], other[0])):
             return False
-        if timed_value:
-            return worth > other_worth and costs_differ(value_measure, value_name, one[1], other[1])
-        return worth > other_worth and differ(one[1], other[1])
+        return worth > other_worth and values_differ(one[1], other[1])
 
-    known = spread is not None or bool(paired.paired) or timed_value or bool(series_of(cost_measure, cost_name))
-    nearly = unbeaten(quiet, front, coordinates, beats) if known else set()
-    points = []
-    for parts in ordered:
-        optimal = parts in front
-        near = parts in nearly
-        stat = stats[parts[1]]
-        series = cost_measure.interleaved.removesuffix("_ms")
-        margin = parts[0].values.get(cost_measure.margin)
-        ends = [parts[0].values.get(f"{series}_{end}_ms") for end in ("low", "high")]
-        own = series_of(cost_measure, cost_name) == cost_measure.interleaved == cost_name
-        points.append(
-            Point(
-                group[parts],
-                parts[0].values[cost_name],
-                stat,
-                ranks.get(parts[1]),
-                costs.get(parts[0]),
-                optimal,
-                near,
-                margin.mean if margin and series_of(cost_measure, cost_name) == cost_measure.interleaved else None,
-                (ends[0].mean, ends[1].mean) if own and ends[0] and ends[1] else None,
-            )
+    nearly = unbeaten(quiet, front, coordinates, beats) if cost.known or value.known else set()
+    return [
+        Point(
+            group[parts],
+            parts[0].values[cost.name],
+            stats[parts[1]],
+            ranks.get(parts[1]),
+            costs.get(parts[0]),
+            parts in front,
+            parts in nearly,
+            *_margins(parts[0], cost),
         )
-    return points
+        for parts in ordered
+    ]
+
+
+def _margins(part: Part, cost: _Side) -> tuple[float | None, tuple[float, float] | None]:
+    """Half of the interval of a cost, and where an undisturbed one may be; see `Point`."""
+    if series_of(cost.measure, cost.name) != cost.measure.interleaved or not cost.timed:
+        return None, None
+    margin = part.values.get(cost.measure.margin)
+    series = cost.measure.interleaved.removesuffix("_ms")
+    low, high = (part.values.get(f"{series}_{end}_ms") for end in ("low", "high"))
+    span = (low.mean, high.mean) if low and high and cost.name == cost.measure.interleaved else None
+    return margin.mean if margin else None, span
 
 
 def _floors(measure: Measure | None, parts: Iterable[Part]) -> tuple[float, ...]:
@@ -382,17 +444,21 @@ def _legend(section: Section) -> str:
             "cost ± half of its 95 % confidence interval; equal cost ranks: no difference may be claimed "
             f"(noise floor of the sessions: {_range(section.floors)} %)"
         )
+        if section.drifts:
+            legend.append("times of several sessions are ordered by their ratio to the cell that all of them timed")
     images = False
     for recipe, spread in section.noise.items():
         where = f" under recipe {recipe}" if recipe and len(section.noise) > 1 else ""
         paired = section.paired[recipe]
-        if sentence := paired.sentence(f"{section.value.title}{where}", spread):
+        if sentence := paired.sentence(f"{section.value.title}{where}", spread, section.family):
             legend.append(sentence.removesuffix("."))
             images = True
         if spread is None or (sentence and paired.paired == paired.parts):
             continue
-        least = f"differences under {spread.difference(1, 1):.2f} of one seed each"
+        least = f"differences under {spread.difference(1, 1, section.family.level):.2f} of one seed each"
         legend.append(f"equal ranks: within seed noise{where} ({least})")
+    if section.family.pairs > 1:
+        legend.append(f"claims: {section.family.sentence()}")
     if known or section.floors or images:
         legend.append("~ every row that beats it does so by less than may be claimed")
     if any(point.cost.company or point.value.company for point in section.points):

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from bench.plan.measure import IMAGES
 from bench.stats.bootstrap import SEEDS, Difference, Replicates, difference
+from bench.stats.family import Family
 from bench.stats.overlap import Overlaps
 from bench.stats.precision import Detections
 from bench.stats.ranking import Noise
@@ -42,7 +43,7 @@ class Paired:
     pictures: tuple[int, int]
     seeds: tuple[int, int]
 
-    def sentence(self, title: str, noise: Noise | None) -> str:
+    def sentence(self, title: str, noise: Noise | None, family: Family) -> str:
         """What makes or breaks a tie; "" where no two of them are compared image by image."""
         if not self.paired:
             return ""
@@ -62,24 +63,28 @@ class Paired:
             seeds = f"seed noise (sd {noise.sd:.2f}, {noise.freedom} degrees of freedom{own})"
         return (
             f"{title}{which}: rows share a rank when {method} and {seeds} cannot tell them apart from the best of "
-            "their group (95 %)."
+            f"their group ({family.sentence()})."
         )
 
 
-def apart(column: str, noise: Noise | None) -> "Callable[[Part, Part], bool]":
-    """A function that says of two measurements whether a difference in a column may be claimed.
+def chance(column: str, noise: Noise | None) -> "Callable[[Part, Part], float]":
+    """A function that gives the p-value of two measurements' being equal in a column, each pair reckoned once.
 
-    column: or ``column[class]``. noise: seed noise of it.
+    column: or ``column[class]``. noise: seed noise of it; None: where it is all that there is, any difference counts.
     """
+    known: dict[frozenset[Part], float] = {}
 
-    def differ(one: "Part", other: "Part") -> bool:
-        found = compared(one, other, column, noise)
-        if found is not None:
-            return found.different
-        first, second = one.values[column], other.values[column]
-        return abs(first.mean - second.mean) > (noise.difference(first.n, second.n) if noise else 0.0)
+    def equal(one: "Part", other: "Part") -> float:
+        pair = frozenset((one, other))
+        if pair not in known:
+            found = compared(one, other, column, noise)
+            first, second = one.values[column], other.values[column]
+            gap = first.mean - second.mean
+            plain = noise.chance(gap, first.n, second.n) if noise else float(gap == 0)
+            known[pair] = found.p if found is not None else plain
+        return known[pair]
 
-    return differ
+    return equal
 
 
 def compared(one: "Part", other: "Part", column: str, noise: Noise | None) -> Difference | None:

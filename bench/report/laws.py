@@ -26,9 +26,10 @@ from typing import Any
 import numpy as np
 
 from bench.plan.measure import Column, Measure
-from bench.report.claims import Claim, against_anchor, claim
+from bench.report.claims import Claim, against_anchor, claim, processes
 from bench.report.rows import Part, Table, columns, order
 from bench.stats.power import Crossing, Law, crossing, law
+from bench.stats.ranking import Noise
 from bench.store.record import Record
 
 QUANTITIES = ("latency_ms", "peak_mib", "gmacs")
@@ -294,7 +295,8 @@ def _swap(first: Series, second: Series) -> list[Swap]:
     """All swaps of two series whose figures swap."""
     others = {_size(point): point for point in second.points}
     pairs = [(point, others[_size(point)]) for point in first.points if _size(point) in others]
-    claims = [_claim(first, point, other) for point, other in pairs]
+    spread = processes(first.measure, (point.record for point in (*first.points, *second.points)))
+    claims = [_claim(first, point, other, spread) for point, other in pairs]
     signs = [
         _sign(point, other, said) if said.different else 0 for (point, other), said in zip(pairs, claims, strict=True)
     ]
@@ -312,10 +314,10 @@ def _swap(first: Series, second: Series) -> list[Swap]:
     return [Swap(*((first, second) if start < 0 else (second, first)), "not told apart")]
 
 
-def _claim(series: Series, point: Point, other: Point) -> Claim:
+def _claim(series: Series, point: Point, other: Point, spread: Noise) -> Claim:
     if point.error == other.error == 0:
-        return Claim(None, None, point.value != other.value)
-    return claim(series.measure, point.record, other.record, series.column.name)
+        return Claim(None, None, float(point.value == other.value))
+    return claim(series.measure, point.record, other.record, series.column.name, between=spread)
 
 
 def _sign(point: Point, other: Point, said: Claim) -> int:

@@ -7,7 +7,7 @@ in nothing that nobody asked about.
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from difflib import get_close_matches
 from itertools import product
 from pathlib import Path
@@ -21,11 +21,13 @@ from bench.report.claims import claim
 from bench.report.evidence import compared
 from bench.report.naming import IDENTITY, choices
 from bench.report.rows import Part, Row, Table, columns, folders, noise, read
-from bench.report.standing import series_of
+from bench.report.standing import between, series_of
 from bench.report.tables import label, number
 from bench.report.terminal import TableColumn, TerminalTable
+from bench.stats.family import Family, holm
 from bench.stats.ranking import Noise, Stat
 
+_EXACT = "taken as exact"
 _SHARED = tuple(name for name in FIELDS if name != "seed")
 
 
@@ -34,8 +36,9 @@ class Line:
     """One column of two rows.
 
     ratio: whether what follows is second / first, else second - first. change, low, high: with its 95 % interval; None:
-    unknown, or exact. claimed: whether a difference may be claimed; None: nothing is known of the noise. basis: what
-    that rests on.
+    unknown, or exact. p: p-value of their being equal; of what is exact 0 or 1, None: nothing is known of the noise.
+    basis: what that rests on. claimed: whether a difference may be claimed, with all others that the table claims
+    (`bench.stats.family`); None: as p.
     """
 
     column: Column
@@ -45,8 +48,9 @@ class Line:
     change: float | None
     low: float | None
     high: float | None
-    claimed: bool | None
+    p: float | None
     basis: str
+    claimed: bool | None = None
 
     @property
     def better(self) -> str:
@@ -60,7 +64,10 @@ class Line:
 
 @dataclass(frozen=True)
 class Pair:
-    """Two rows of one table. differ: field -> its two values. lacking: columns that only one of them has."""
+    """Two rows of one table.
+
+    differ: field -> its two values. lacking: columns that only one of them has. family: what is claimed of the others.
+    """
 
     table: Table
     first: Row
@@ -68,6 +75,7 @@ class Pair:
     differ: dict[str, tuple[Any, Any]]
     lines: tuple[Line, ...]
     lacking: tuple[str, ...]
+    family: Family
 
     def as_json(self) -> dict[str, Any]:
         """In plain lists and dicts; what is unknown is None."""
@@ -102,7 +110,7 @@ class Pair:
             "They differ in " + ", ".join(f"{name} ({a}, {b})" for name, (a, b) in self.differ.items()),
             f"Both: {', '.join(same)}",
             self.table.environment.title(),
-            "better: where a difference may be claimed (95 %); = where it may not",
+            f"better: where a difference may be claimed ({self.family.sentence()}); = where it may not",
             *([f"Not known of both: {', '.join(self.lacking)}"] if self.lacking else []),
         ]
         return TerminalTable(f"{self.table.task} on {self.table.dataset}", body, caption=caption, wide=wide)
@@ -220,13 +228,20 @@ def _compared(table: Table, first: Row, second: Row) -> Pair:
         if parts[0] is None or parts[1] is None or not all(column.name in part.values for part in parts if part):
             lacking.append(column.title)
         elif parts[0] is not parts[1]:
-            spread = None
-            if measure.trains:
-                of_table = [row.parts[measure.name] for row in table.rows if measure.name in row.parts]
-                recipe = parts[0].fields.get("recipe")
-                spread = noise([part for part in of_table if part.fields.get("recipe") == recipe], column.name)
-            lines.append(_line(measure, column, parts[0], parts[1], spread))
-    return Pair(table, first, second, _differ(first, second), tuple(lines), tuple(dict.fromkeys(lacking)))
+            lines.append(_line(measure, column, parts[0], parts[1], _spread(table, measure, column, parts[0])))
+    tested = [line.p for line in lines if line.p is not None and line.basis != _EXACT]
+    claims = Family(len(tested), holm(tested))
+    lines = [replace(line, claimed=None if line.p is None else line.p <= claims.level) for line in lines]
+    return Pair(table, first, second, _differ(first, second), tuple(lines), tuple(dict.fromkeys(lacking)), claims)
+
+
+def _spread(table: Table, measure: Measure, column: Column, part: Part) -> Noise | None:
+    """What a column of equal rows differs by: of seeds, or of processes."""
+    of_table = [row.parts[measure.name] for row in table.rows if measure.name in row.parts]
+    if measure.trains:
+        recipe = part.fields.get("recipe")
+        return noise([one for one in of_table if one.fields.get("recipe") == recipe], column.name)
+    return between(measure, of_table) if series_of(measure, column.name) else None
 
 
 def _line(measure: Measure, column: Column, first: Part, second: Part, spread: Noise | None) -> Line:
@@ -236,19 +251,17 @@ def _line(measure: Measure, column: Column, first: Part, second: Part, spread: N
     if timed := series_of(measure, column.name):
         # A rate is turned over: its ratio is that of the times of the first to the second.
         sides = (first, second) if column.name.endswith("per_s") else (second, first)
-        found = claim(measure, sides[0].records[0], sides[1].records[0], timed)
+        found = claim(measure, sides[0].records[0], sides[1].records[0], timed, between=spread)
         if found.ratio is None:
-            return Line(
-                column, one, other, True, other.mean / one.mean, None, None, found.different, "no common rounds"
-            )
+            return Line(column, one, other, True, other.mean / one.mean, None, None, found.p, "no common rounds")
         ends = found.ratio.value, found.ratio.low, found.ratio.high
-        return Line(column, one, other, True, *ends, found.different, f"{found.ratio.rounds} rounds")
+        return Line(column, one, other, True, *ends, found.p, f"{found.ratio.rounds} rounds")
     if measure.trains and column.unit == "%" and column.better:
         return _trained(column, first, second, spread)
     if measure.trains or measure.interleaved or column.unit in {"s", "W", "J"}:
         return Line(column, one, other, False, other.mean - one.mean, None, None, None, "nothing known of its noise")
     ratio = other.mean / one.mean if one.mean > 0 else None
-    return Line(column, one, other, True, ratio, None, None, one.mean != other.mean, "taken as exact")
+    return Line(column, one, other, True, ratio, None, None, float(one.mean == other.mean), _EXACT)
 
 
 def _trained(column: Column, first: Part, second: Part, spread: Noise | None) -> Line:
@@ -258,12 +271,13 @@ def _trained(column: Column, first: Part, second: Part, spread: Noise | None) ->
         known = math.isfinite(paired.low)
         ends = (paired.low, paired.high) if known else (None, None)
         basis = "images and seeds" if known else "seed noise unknown"
-        return Line(column, one, other, False, paired.value, *ends, paired.different if known else None, basis)
+        return Line(column, one, other, False, paired.value, *ends, paired.p if known else None, basis)
     change = other.mean - one.mean
     if spread is None:
         return Line(column, one, other, False, change, None, None, None, "seed noise unknown")
     least = spread.difference(one.n, other.n)
-    return Line(column, one, other, False, change, change - least, change + least, abs(change) > least, "seeds")
+    p = spread.chance(change, one.n, other.n)
+    return Line(column, one, other, False, change, change - least, change + least, p, "seeds")
 
 
 def _change(line: Line) -> str:

@@ -3,7 +3,8 @@
 Rows of one data set and one recipe are candidates if all that is limited is known of them and within. The *best* has
 the best figure of the objective. All that cannot be told apart from it are *tied* with it: by the images and seeds
 (`bench.report.evidence`) where the objective is an accuracy, by the rounds (`bench.report.claims`) where it is a time.
-The *pick* is the cheapest of those, for what cannot be seen in the objective is no ground to pay more. A figure that
+The comparisons with the best are one family (`bench.stats.family`). The *pick* is the cheapest of those, for what
+cannot be seen in the objective is no ground to pay more. A figure that
 was taken in company may be within a limit, for it would only be smaller without, but a pick is chosen by none.
 
 Where no row of the data set and recipe has two seeds, the seed noise of all other accuracies of the task stands in;
@@ -25,12 +26,13 @@ from bench.plan import recipe as recipes
 from bench.plan.measure import Column, Measure
 from bench.report.choosing import AXES, axis_of, check_class, check_known, column_of, matches, normal, of_class, stat_of
 from bench.report.claims import UNLINKED, claim
-from bench.report.evidence import apart, compared
+from bench.report.evidence import compared
 from bench.report.limits import Limit
 from bench.report.rows import Part, Row, Table, folders, headline, noise, read
-from bench.report.standing import pareto, series_of
+from bench.report.standing import between, comparable, pareto, series_of
 from bench.stats.bootstrap import SEEDS
-from bench.stats.ranking import Noise, t95
+from bench.stats.family import ALONE, ALPHA, Family, holm
+from bench.stats.ranking import Noise, quantile, t95
 
 COSTS = ("latency_ms", "peak_mib", "gmacs", "params_m")
 """What makes a row cheap, the first of these that is known of the rows, where nothing was said."""
@@ -46,13 +48,13 @@ _NO_NOISE = Noise(0.0, 1000)
 class Gap:
     """What a row's objective is from the best one's, in the objective's unit (of a time: its ratio to the best's).
 
-    low, high: 95 %; None: unknown. different: may be claimed.
+    low, high: 95 %; None: unknown. p: p-value of their being equal; 0 or 1 where that is judged and not tested.
     """
 
     value: float
     low: float | None
     high: float | None
-    different: bool
+    p: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,6 +99,7 @@ class Answer:
     column -> rows that lack it. excluded: limit -> rows that are beyond it. ties: of the pick. noise: of seeds, in the
     objective's unit; None: of no seeds, or unknown. borrowed: it is that of other recipes and data sets. others: (data
     set, recipe) -> rows that could have been asked about instead. batch: of all costs; None: they depend on none.
+    family: the comparisons with the best.
     """
 
     machines: tuple[str, ...]
@@ -117,6 +120,7 @@ class Answer:
     borrowed: bool
     others: Mapping[tuple[str, str], int]
     batch: int | None = None
+    family: Family = ALONE
 
 
 @dataclass(frozen=True)
@@ -128,6 +132,8 @@ class _Asked:
     limits: tuple[Limit, ...]
     noise: Noise | None = None
     borrowed: bool = False
+    between: Mapping[tuple[str, str], Noise] = field(default_factory=dict)
+    """(environment, measure) -> what processes of one cell differ by."""
 
     @property
     def sign(self) -> int:
@@ -200,7 +206,9 @@ def recommend(
     others = {key: len(found) for key, found in groups.items() if key != chosen}
     spread, borrowed = _noise(groups, chosen, asked)
     batch, group = _of_one_batch(groups[chosen], asked)
-    found = _answer(tables, group, replace(asked, noise=spread, borrowed=borrowed), others)
+    found = _answer(
+        tables, group, replace(asked, noise=spread, borrowed=borrowed, between=_between(tables, asked)), others
+    )
     return replace(found, batch=batch)
 
 
@@ -216,6 +224,16 @@ def _noise(
         return own, False
     # Pooled within each measurement, so that the recipes' own levels do not count.
     return noise(dict.fromkeys(one.part for group in groups.values() for one in group), name), True
+
+
+def _between(tables: Iterable[Table], asked: "_Asked") -> dict[tuple[str, str], Noise]:
+    found: dict[tuple[str, str], list[Part]] = {}
+    timed = {measure.name: measure for _, measure, _ in (asked.objective, asked.cost) if measure.interleaved}
+    for table in tables:
+        for row in table.rows:
+            for name in timed.keys() & row.parts.keys():
+                found.setdefault((table.environment.comparable, name), []).append(row.parts[name])
+    return {key: between(timed[key[1]], parts) for key, parts in found.items()}
 
 
 def _column(name: str) -> tuple[str, Measure, Column]:
@@ -344,8 +362,13 @@ def _answer(
             misses.append(Miss(one.machine, one.row, beyond, near))
         elif not lacking:
             fitting.append(one)
-    fitting.sort(key=lambda one: -asked.sign * one.part.values[name].mean)
-    choices = _choices(fitting, asked)
+    figures = _figures(fitting, asked)
+    fitting.sort(key=lambda one: -asked.sign * figures[one.part])
+    gaps = [_gap(one, fitting[0], asked) for one in fitting]
+    compared_ = Family(max(1, len(gaps) - 1), holm(gap.p for gap in gaps[1:]))
+    # The level that the next of them would have to reach.
+    step = ALPHA / max(1, sum(gap.p > compared_.level for gap in gaps[1:]))
+    choices = _choices(fitting, gaps, compared_.level, asked)
     pick = _pick(choices, fitting, asked)
     machines = tuple(dict.fromkeys(one.machine for one in group))
     return Answer(
@@ -362,22 +385,27 @@ def _answer(
         misses=tuple(sorted(misses, key=lambda miss: max(miss.beyond.values()))),
         unknown={key: tuple(rows) for key, rows in unknown.items()},
         excluded=Counter(limit for miss in misses for limit in miss.beyond),
-        ties=_ties(choices, pick, asked.noise, name) if "seed" in measure.fields else (),
+        ties=_ties(choices, pick, asked.noise, name, step) if "seed" in measure.fields else (),
         noise=asked.noise,
         borrowed=asked.borrowed,
         others=others,
+        family=compared_,
     )
 
 
-def _choices(fitting: Sequence[_Candidate], asked: _Asked) -> tuple[Choice, ...]:
-    """The rows within the limits; the best first, then by their figures."""
-    if not fitting:
-        return ()
-    best = fitting[0]
-    for one in fitting[1:]:
-        # Times of two sessions compare through the anchor, and not as they stand.
-        if _beyond(_gap(one, best, asked), asked) > 0:
-            best = one
+def _figures(fitting: Iterable[_Candidate], asked: _Asked) -> dict[Part, float]:
+    """The objective of each row; times of one machine as their claims see them."""
+    name, measure, _ = asked.objective
+    by_environment: dict[str, list[Part]] = {}
+    for one in fitting:
+        by_environment.setdefault(one.environment, []).append(one.part)
+    return {
+        part: figure for parts in by_environment.values() for part, figure in comparable(parts, measure, name).items()
+    }
+
+
+def _choices(fitting: Sequence[_Candidate], gaps: Sequence[Gap], level: float, asked: _Asked) -> tuple[Choice, ...]:
+    """The rows within the limits, in their order: best first."""
     name = asked.objective[0]
     cost_measure, _ = column_of(asked.cost[0])
     priced = [
@@ -388,54 +416,45 @@ def _choices(fitting: Sequence[_Candidate], asked: _Asked) -> tuple[Choice, ...]
     points = [(asked.cheaper * one.sizes[asked.cost[0]], asked.sign * one.part.values[name].mean) for one in priced]
     front = {one for one, stands in zip(priced, pareto(points), strict=True) if stands}
     found = []
-    for one in (best, *(other for other in fitting if other is not best)):
-        gap = _gap(one, best, asked)
+    for one, gap in zip(fitting, gaps, strict=True):
         close = tuple(str(limit) for limit in asked.limits if _within_noise(one, limit, asked))
-        found.append(Choice(one.machine, one.row, gap, _beyond(gap, asked) >= 0, one in front, close))
+        found.append(Choice(one.machine, one.row, gap, gap.p > level, one in front, close))
     return tuple(found)
-
-
-def _beyond(gap: Gap, asked: _Asked) -> int:
-    """Whether a row is claimed to be better (1) or worse (-1) than what it was set against; 0: neither."""
-    if not gap.different:
-        return 0
-    name, measure, _ = asked.objective
-    more = gap.value > 1 if series_of(measure, name) else gap.value > 0
-    return asked.sign if more else -asked.sign
 
 
 def _gap(one: _Candidate, best: _Candidate, asked: _Asked) -> Gap:
     name, measure, column = asked.objective
     mine, theirs = one.part.values[name], best.part.values[name]
     if one.part is best.part:
-        return Gap(0.0, None, None, different=False)
+        return Gap(0.0, None, None, 1.0)
     if series_of(measure, name):
-        return _ratio(name, measure, column, one, best)
+        return _ratio(name, measure, column, one, best, asked)
     trains = "seed" in measure.fields
     spread = asked.noise or (_NO_NOISE if trains else None)
     paired = compared(one.part, best.part, name, spread)
     if paired is not None:
         known = math.isfinite(paired.low)
-        return Gap(paired.value, paired.low if known else None, paired.high if known else None, paired.different)
+        return Gap(paired.value, paired.low if known else None, paired.high if known else None, paired.p)
     value = mine.mean - theirs.mean
     least = spread.difference(mine.n, theirs.n) if asked.noise and spread else None
-    different = apart(name, spread)(one.part, best.part)
-    return Gap(value, None if least is None else value - least, None if least is None else value + least, different)
+    p = spread.chance(value, mine.n, theirs.n) if spread else float(value == 0)
+    return Gap(value, None if least is None else value - least, None if least is None else value + least, p)
 
 
-def _ratio(name: str, measure: Measure, column: Column, one: _Candidate, other: _Candidate) -> Gap:
+def _ratio(name: str, measure: Measure, column: Column, one: _Candidate, other: _Candidate, asked: _Asked) -> Gap:
     """A column of one row over that of another, where it was taken in rounds; of a rate, too."""
     parts = one.row.parts[measure.name], other.row.parts[measure.name]
     plain = parts[0].values[name].mean / parts[1].values[name].mean
     if one.environment != other.environment:
-        return Gap(plain, None, None, abs(math.log(plain)) > math.log1p(UNLINKED))
-    found = claim(measure, parts[0].records[0], parts[1].records[0], series_of(measure, name))
+        return Gap(plain, None, None, float(abs(math.log(plain)) <= math.log1p(UNLINKED)))
+    spread = asked.between.get((one.environment, measure.name))
+    found = claim(measure, parts[0].records[0], parts[1].records[0], series_of(measure, name), between=spread)
     if found.ratio is None:
-        return Gap(plain, None, None, found.different)
+        return Gap(plain, None, None, found.p)
     ratio = found.ratio
     if column.better == "higher":  # the rounds hold times
-        return Gap(1 / ratio.value, 1 / ratio.high, 1 / ratio.low, found.different)
-    return Gap(ratio.value, ratio.low, ratio.high, found.different)
+        return Gap(1 / ratio.value, 1 / ratio.high, 1 / ratio.low, found.p)
+    return Gap(ratio.value, ratio.low, ratio.high, found.p)
 
 
 def _pick(choices: Sequence[Choice], fitting: Sequence[_Candidate], asked: _Asked) -> Choice | None:
@@ -458,8 +477,8 @@ def _dearer(one: _Candidate, cheapest: _Candidate, asked: _Asked) -> bool:
     name, measure, column = asked.cost
     if not series_of(measure, name):
         return one.sizes[name] != cheapest.sizes[name]
-    gap = _ratio(name, measure, column, one, cheapest)
-    return gap.different and asked.cheaper * (gap.value - 1) > 0
+    gap = _ratio(name, measure, column, one, cheapest, asked)
+    return gap.p <= ALPHA and asked.cheaper * (gap.value - 1) > 0
 
 
 def _within_noise(one: _Candidate, limit: Limit, asked: _Asked) -> bool:
@@ -484,32 +503,36 @@ def _within_noise(one: _Candidate, limit: Limit, asked: _Asked) -> bool:
     return low <= limit.value <= high and low < high
 
 
-def _ties(choices: Sequence[Choice], pick: Choice | None, spread: Noise | None, name: str) -> tuple[Tie, ...]:
+def _ties(
+    choices: Sequence[Choice], pick: Choice | None, spread: Noise | None, name: str, level: float
+) -> tuple[Tie, ...]:
     """How many seeds would tell the pick from the others that are tied with the best."""
     if pick is None:
         return ()
     tied = [one for one in choices if one is not pick and one.tied]
-    return tuple(Tie(one, _seeds(one, pick, spread, name)) for one in tied)
+    return tuple(Tie(one, _seeds(one, pick, spread, name, level)) for one in tied)
 
 
-def _seeds(one: Choice, other: Choice, spread: Noise | None, name: str) -> int | None:
+def _seeds(one: Choice, other: Choice, spread: Noise | None, name: str, level: float) -> int | None:
     """How many seeds each of two would tell them apart, if their means stay what they are; None: too many, or unknown.
 
-    The interval of a difference is made of what images leave open, h, and of seeds, 2 s √(2 / n), see `bench.stats`; it
-    excludes 0 once h² + 8 s² / n is less than the difference's square.
+    The interval of a difference is made of what images leave open, h, and of seeds, z s √(2 / n), see `bench.stats`; it
+    excludes 0 once h² + 2 z² s² / n is less than the difference's square. z is 2 for a single comparison at 95 %, and
+    both parts grow with it where several are made.
     """
     measure, _ = column_of(name)
     sides = [side.row.parts[measure.name] for side in (one, other)]
     stats = [side.values[name] for side in sides]
     images = compared(sides[0], sides[1], name, _NO_NOISE)
     half = (images.high - images.low) / 2 if images is not None else 0.0
+    z = 2 * quantile(math.inf, level) / quantile(math.inf)
     if min(stat.n for stat in stats) >= SEEDS:  # then it is of their own seeds, too
         own = [stat.sd**2 / stat.n for stat in stats if stat.sd is not None]
         half = math.sqrt(max(0.0, half**2 - 4 * sum(own)))
-    left = (stats[0].mean - stats[1].mean) ** 2 - half**2
+    left = (stats[0].mean - stats[1].mean) ** 2 - (half * z / 2) ** 2
     if spread is None or not left > 0:
         return None
-    needed = max(math.ceil(8 * spread.sd**2 / left), *(stat.n + 1 for stat in stats))
+    needed = max(math.ceil(2 * z**2 * spread.sd**2 / left), *(stat.n + 1 for stat in stats))
     return needed if needed <= MOST_SEEDS else None
 
 

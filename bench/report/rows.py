@@ -27,8 +27,9 @@ from bench.plan import source
 from bench.plan.cell import FIELDS
 from bench.plan.environment import Environment
 from bench.plan.measure import TIMED, Column, Measure, measures
-from bench.report.evidence import Paired, apart, pairing
+from bench.report.evidence import Paired, chance, pairing
 from bench.report.roofline import Roofline, roofline
+from bench.stats.family import ALONE, Family, claimed, family
 from bench.stats.ranking import Noise, Rank, Stat, pooled, ranked, stat
 from bench.store.record import STATUSES, Record, better
 from bench.store.store import ENVIRONMENTS, RECORDS, Store, no_collection
@@ -174,7 +175,7 @@ class Table:
     """Rows that may be compared: one machine, environment, task and data set; best first within a recipe.
 
     code: git states that the records come from. noise: recipe -> seed noise of the headline column. paired: recipe ->
-    what its rows have kept of their images.
+    what its rows have kept of their images. family: all that the ranks claim.
     """
 
     machine: str
@@ -186,6 +187,7 @@ class Table:
     ranks: Mapping[Row, Rank]
     noise: Mapping[str, Noise | None]
     paired: Mapping[str, Paired]
+    family: Family = ALONE
 
 
 @dataclass(frozen=True)
@@ -505,10 +507,11 @@ def _tables(
 
 def _ranked(
     task: str, rows: list[Row]
-) -> tuple[tuple[Row, ...], dict[Row, Rank], dict[str, Noise | None], dict[str, Paired]]:
+) -> tuple[tuple[Row, ...], dict[Row, Rank], dict[str, Noise | None], dict[str, Paired], Family]:
     ranks: dict[Row, Rank] = {}
     noises: dict[str, Noise | None] = {}
     paired: dict[str, Paired] = {}
+    claims = ALONE
     sign = 1.0
     top = headline(task)
     if top:
@@ -516,12 +519,18 @@ def _ranked(
         sign = -1.0 if column.better == "lower" else 1.0
         of_rows = ((row, row.parts.get(measure.name)) for row in rows)
         scored = {row: part for row, part in of_rows if part and column.name in part.values}
-        for recipe in sorted({row.fields.get("recipe", "") for row in scored}):
-            parts = {row: part for row, part in scored.items() if row.fields.get("recipe", "") == recipe}
-            noises[recipe] = noise(parts.values(), column.name)
-            paired[recipe] = pairing(parts.values(), column.name)
+        groups = {
+            recipe: {row: part for row, part in scored.items() if row.fields.get("recipe", "") == recipe}
+            for recipe in sorted({row.fields.get("recipe", "") for row in scored})
+        }
+        noises = {recipe: noise(parts.values(), column.name) for recipe, parts in groups.items()}
+        paired = {recipe: pairing(parts.values(), column.name) for recipe, parts in groups.items()}
+        chances = {recipe: chance(column.name, noises[recipe]) for recipe in groups}
+        known = [recipe for recipe in groups if noises[recipe] is not None or paired[recipe].paired]
+        claims = family(*((list(dict.fromkeys(groups[recipe].values())), chances[recipe]) for recipe in known))
+        for recipe, parts in groups.items():
             stats = {part: part.values[column.name] for part in parts.values()}
-            places = rank(stats, column, apart(column.name, noises[recipe]))
+            places = rank(stats, column, claimed(chances[recipe], claims.level))
             ranks |= {row: places[part] for row, part in parts.items()}
 
     def place(row: Row) -> tuple[Any, ...]:
@@ -534,7 +543,7 @@ def _ranked(
             order(row.fields),
         )
 
-    return tuple(sorted(rows, key=place)), ranks, noises, paired
+    return tuple(sorted(rows, key=place)), ranks, noises, paired, claims
 
 
 def _parts(records: Iterable[Record], folder: Path) -> list[Part]:

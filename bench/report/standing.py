@@ -1,14 +1,17 @@
 """Where rows stand among each other by cost and value: claims, ranks, fronts."""
 
-from collections.abc import Callable, Collection, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterable, Sequence
 from itertools import groupby
+from statistics import median
+from typing import Any
 
 import numpy as np
 
 from bench.plan.measure import Measure
-from bench.report.claims import claim
+from bench.report.claims import against_anchor, claim, processes
 from bench.report.rows import Part
-from bench.stats.ranking import Rank
+from bench.stats.ranking import Noise, Rank
 
 Pair = tuple[Part, Part]
 """The parts that a row's cost and its value come from."""
@@ -71,21 +74,67 @@ def series_of(measure: Measure, column: str) -> str:
     return column if column.endswith("_ms") and "_p9" not in column else ""
 
 
-def costs_differ(measure: Measure, column: str, one: Part, other: Part) -> bool:
-    """Whether a difference between two numbers may be claimed."""
+def comparable(parts: Iterable[Part], measure: Measure, column: str) -> dict[Part, float]:
+    """A column of several parts as their claims see it, in its unit.
+
+    What was timed in the rounds of an anchor is put at one speed of the machine: its ratio to the anchor, times the
+    median of the anchor over all sessions. Two times of different days would else stand in another order than may be
+    claimed of them. All else is what was measured.
+    """
+    figures = {part: part.values[column].mean for part in dict.fromkeys(parts)}
     timed = series_of(measure, column)
-    if not timed:
-        return one.values[column].mean != other.values[column].mean
-    return claim(measure, one.records[0], other.records[0], timed).different
+    links: dict[str, dict[Part, float]] = defaultdict(dict)
+    anchors: dict[str, dict[Any, float]] = defaultdict(dict)
+    for part in figures if timed else ():
+        record = part.records[0]
+        ratio = None if part.company else against_anchor(measure, record, timed)
+        if ratio is not None:
+            anchor, session = str(record.values.get("anchor")), record.values.get("session")
+            links[anchor][part] = ratio.value
+            if session not in anchors[anchor]:
+                anchors[anchor][session] = median(record.samples["anchor_ms"])
+    for anchor, ratios in links.items():
+        speed = median(anchors[anchor].values())
+        for part, ratio in ratios.items():
+            plain = part.records[0].values.get(timed)
+            if isinstance(plain, int | float) and plain > 0:
+                drift = ratio * speed / plain
+                figures[part] *= drift if timed == column else 1 / drift
+    return figures
 
 
-def claimed_ranks(parts: Sequence[Part], measure: Measure, column: str) -> dict[Part, Rank]:
+def between(measure: Measure, parts: Iterable[Part]) -> Noise:
+    """What processes differ by, from the sessions of all measurements of a table."""
+    own = (part for part in parts if part.measure == measure.name) if measure.interleaved else ()
+    return processes(measure, (part.records[0] for part in own))
+
+
+def chance_of(measure: Measure, column: str, spread: Noise) -> Callable[[Part, Part], float]:
+    """A function that gives the p-value of two measurements' being equal in a column that was timed or is exact.
+
+    spread: of processes, see `between`.
+    """
+    timed = series_of(measure, column)
+    known: dict[frozenset[Part], float] = {}
+
+    def equal(one: Part, other: Part) -> float:
+        if not timed:
+            return float(one.values[column].mean == other.values[column].mean)
+        pair = frozenset((one, other))
+        if pair not in known:
+            known[pair] = claim(measure, one.records[0], other.records[0], timed, between=spread).p
+        return known[pair]
+
+    return equal
+
+
+def claimed_ranks(parts: Sequence[Part], column: str, differ: Callable[[Part, Part], bool]) -> dict[Part, Rank]:
     """Ranks by what may be claimed; ``parts`` are in order, best first. Nothing may be of those in company."""
     groups: list[list[Part]] = []
     for part in dict.fromkeys(parts):
         if part.values[column].company:
             continue
-        if groups and not costs_differ(measure, column, groups[-1][0], part):
+        if groups and not differ(groups[-1][0], part):
             groups[-1].append(part)
         else:
             groups.append([part])

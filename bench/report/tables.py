@@ -383,7 +383,7 @@ def _noise(table: Table) -> str:
     for recipe, noise in table.noise.items():
         where = f" under recipe {recipe}" if len(table.noise) > 1 else ""
         paired = table.paired[recipe]
-        if sentence := paired.sentence(f"Ranks by {top[1].title}{where}", noise):
+        if sentence := paired.sentence(f"Ranks by {top[1].title}{where}", noise, table.family):
             found.append(sentence)
         if sentence and paired.paired == paired.parts:
             continue
@@ -396,9 +396,10 @@ def _noise(table: Table) -> str:
             found.append(
                 f"Seed noise of {top[1].title}{where}: sd {noise.sd:.2f} ({noise.freedom} degrees of freedom); rows "
                 "share a rank when they cannot be told apart from the best of their group, which takes a difference of "
-                f"{noise.difference(1, 1):.2f} with one seed each, {noise.difference(2, 2):.2f} with two (about 95 %)."
+                f"{noise.difference(1, 1, table.family.level):.2f} with one seed each, "
+                f"{noise.difference(2, 2, table.family.level):.2f} with two ({table.family.sentence()})."
             )
-    return _text(" ".join(found))
+    return " ".join(map(_text, found))
 
 
 def as_csv(tables: Sequence[Table]) -> str:

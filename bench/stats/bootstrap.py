@@ -10,8 +10,10 @@ A hierarchical, paired bootstrap (Efron and Tibshirani 1993, An Introduction to 
   table (`ranking.Noise`), times √(1/n₁ + 1/n₂) and a draw from Student's t with the degrees of freedom that the noise
   is known with. Where no noise is known, nothing may be claimed.
 
-A difference is one when the 95 % percentile interval of all this excludes 0. Random numbers are seeded: equal inputs
-give equal intervals.
+A difference is one when the 95 % percentile interval of all this excludes 0. Where many are claimed together
+(`bench.stats.family`), each has to be surer than 2000 samples can show, so p-values are read from the interval: it is
+stretched about its middle, as that of a Student's t with the degrees of freedom that the seeds leave, until it reaches
+0. At 95 % that is the interval as it is. Random numbers are seeded: equal inputs give equal intervals.
 """
 
 import math
@@ -20,7 +22,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.stats.ranking import Noise, t95
+from bench.stats.ranking import Noise, t95, tails
 
 SEEDS = 6
 """Seeds of either model from which on their own spread is used."""
@@ -37,15 +39,27 @@ class Replicates:
 
 @dataclass(frozen=True)
 class Difference:
-    """First less second, of means over seeds, and its 95 % interval; infinite ends where nothing may be claimed."""
+    """First less second, of means over seeds, and its 95 % interval; infinite ends where nothing may be claimed.
+
+    freedom: degrees of freedom that the seeds' noise is known with.
+    """
 
     value: float
     low: float
     high: float
+    freedom: float = math.inf
+
+    @property
+    def p(self) -> float:
+        """Two-sided p-value of no difference."""
+        middle, half = (self.low + self.high) / 2, (self.high - self.low) / 2
+        if not math.isfinite(half):
+            return 1.0
+        return tails(t95(self.freedom) * middle / half, self.freedom) if half else float(middle == 0)
 
     @property
     def different(self) -> bool:
-        """Whether a difference may be claimed."""
+        """Whether a difference may be claimed, if it is all that is claimed."""
         return not self.low <= 0 <= self.high
 
 
@@ -67,14 +81,16 @@ def difference(first: Replicates, second: Replicates, noise: Noise | None) -> Di
     n, m = len(first.whole), len(second.whole)
     if min(n, m) >= SEEDS:
         generators = np.random.default_rng([1, n]), np.random.default_rng([2, m])
-        tails = t95(n + m - 2) / t95(math.inf)
+        freedom = n + m - 2
+        wider = t95(freedom) / t95(math.inf)
         sides = [
-            _seeds_drawn(one, tails, generator) for one, generator in zip((first, second), generators, strict=True)
+            _seeds_drawn(one, wider, generator) for one, generator in zip((first, second), generators, strict=True)
         ]
         drawn = sides[0] - sides[1]
     elif noise is None:
         return Difference(value, -math.inf, math.inf)
     else:
+        freedom = noise.freedom
         drawn = first.resampled.mean(0) - second.resampled.mean(0)
         steps = np.random.default_rng(3).standard_t(noise.freedom, len(drawn))
         drawn = drawn + noise.sd * math.sqrt(1 / n + 1 / m) * steps
@@ -82,15 +98,15 @@ def difference(first: Replicates, second: Replicates, noise: Noise | None) -> Di
     if not len(known):
         return Difference(value, -math.inf, math.inf)
     low, high = np.percentile(known, [_TAIL, 100 - _TAIL])
-    return Difference(value, float(low), float(high))
+    return Difference(value, float(low), float(high), freedom)
 
 
-def _seeds_drawn(model: Replicates, tails: float, generator: np.random.Generator) -> NDArray[np.float64]:
+def _seeds_drawn(model: Replicates, wider: float, generator: np.random.Generator) -> NDArray[np.float64]:
     """(R,) mean over as many seeds as there are, drawn anew for each sample of images.
 
-    tails: by how much wider than a normal distribution's the interval of so few seeds has to be.
+    wider: by how much wider than a normal distribution's the interval of so few seeds has to be.
     """
     count, samples = model.resampled.shape
     mean = model.resampled.mean(0)
     drawn = np.take_along_axis(model.resampled, generator.integers(0, count, (count, samples)), 0).mean(0)
-    return mean + math.sqrt(count / (count - 1)) * tails * (drawn - mean)
+    return mean + math.sqrt(count / (count - 1)) * wider * (drawn - mean)

@@ -2,17 +2,21 @@
 
 Seed noise of a column is its pooled sample standard deviation s over the parts with two seeds or more,
 s² = Σ (nᵢ - 1) sᵢ² / f with f = Σ (nᵢ - 1). Two means over n₁ and n₂ seeds are told apart when they differ by more than
-t(f) · s · √(1/n₁ + 1/n₂), an approximate 95 % least significant difference (t(f): two-sided quantile of Student's t,
-about 2). Going down from the best, one joins the tie group of that group's best while it cannot be told apart from it.
+t(f) · s · √(1/n₁ + 1/n₂), the least significant difference (t(f): two-sided quantile of Student's t; about 2 for a
+single comparison at 95 %, more where many are made together, see `bench.stats.family`). Going down from the best, one
+joins the tie group of that group's best while it cannot be told apart from it.
 """
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
+
+from bench.stats.family import ALPHA
 
 Item = TypeVar("Item")
-_T95 = (12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26, 2.23)
+_MANY = 1e9
+"""Degrees of freedom that are as good as infinite."""
 
 
 @dataclass(frozen=True)
@@ -43,14 +47,35 @@ class Noise:
     sd: float
     freedom: int
 
-    def difference(self, n: int, m: int) -> float:
-        """Least difference that tells means over n and m seeds apart (approximately 95 %)."""
-        return t95(self.freedom) * self.sd * math.sqrt(1 / n + 1 / m)
+    def difference(self, n: int, m: int, level: float = ALPHA) -> float:
+        """Least difference that tells means over n and m seeds apart at a level (`bench.stats.family`)."""
+        return quantile(self.freedom, level) * self.sd * math.sqrt(1 / n + 1 / m)
+
+    def chance(self, gap: float, n: int, m: int) -> float:
+        """Two-sided p-value of two equal means over n and m seeds being so far apart, in the column's unit."""
+        scale = self.sd * math.sqrt(1 / n + 1 / m)
+        return tails(abs(gap) / scale, self.freedom) if scale else float(gap == 0)
+
+
+def quantile(freedom: float, level: float = ALPHA) -> float:
+    """What Student's t is beyond with probability ``level``, on either side together; infinite freedom: normal."""
+    return float(-_student().stdtrit(min(freedom, _MANY), level / 2))
+
+
+def tails(t: float, freedom: float) -> float:
+    """Probability that Student's t is further off 0 than ``t``, on either side."""
+    return float(2 * _student().stdtr(min(freedom, _MANY), -abs(t)))
 
 
 def t95(freedom: float) -> float:
     """Two-sided 95 % quantile of Student's t for so many degrees of freedom."""
-    return _T95[int(freedom) - 1] if freedom <= len(_T95) else 1.96 + 2.7 / freedom
+    return quantile(freedom)
+
+
+def _student() -> Any:
+    from scipy import special  # noqa: PLC0415, a tenth of a second, for those who claim something
+
+    return special
 
 
 def stat(values: Sequence[float]) -> Stat:

@@ -42,19 +42,21 @@ class Ratio:
     """One cell against another, timed in the same rounds.
 
     value: median over common rounds of first / second. low, high: its 95 % confidence interval. rounds: common ones.
+    p: two-sided p-value of the ratio being 1; at most 5 % just where the interval excludes 1.
     """
 
     value: float
     low: float
     high: float
     rounds: int
+    p: float
 
-    def different(self, floor: float) -> bool:
-        """Whether a difference may be claimed: the interval excludes 1, and the ratio is further off than ``floor``.
+    def beyond(self, floor: float) -> float:
+        """The p-value of a claim that the two differ: ``p``, or 1 where the ratio is no further off 1 than ``floor``.
 
         floor: noise floor of the run as a share, such as 0.01.
         """
-        return not self.low <= 1 <= self.high and abs(math.log(self.value)) > floor
+        return self.p if abs(math.log(self.value)) > floor else 1.0
 
 
 @cache
@@ -118,8 +120,24 @@ def ratio(first: Mapping[int, float], second: Mapping[int, float]) -> Ratio | No
     common = sorted(first.keys() & second.keys())
     if len(common) < ROUNDS:
         return None
-    found = interval([math.log(first[index] / second[index]) for index in common])
-    return Ratio(math.exp(found.median), math.exp(found.low), math.exp(found.high), len(common))
+    logs = [math.log(first[index] / second[index]) for index in common]
+    found = interval(logs)
+    return Ratio(math.exp(found.median), math.exp(found.low), math.exp(found.high), len(common), signs(logs))
+
+
+def signs(values: Sequence[float]) -> float:
+    """Two-sided p-value of a median of 0, by the sign test: what `interval` is turned round.
+
+    A value of exactly 0 counts for either side.
+    """
+    fewer = min(sum(value <= 0 for value in values), sum(value >= 0 for value in values))
+    return min(1.0, 2 * _below(fewer, len(values)))
+
+
+@cache
+def _below(most: int, count: int) -> float:
+    """Probability of at most so many heads in so many throws."""
+    return sum(math.comb(count, index) for index in range(most + 1)) / 2**count
 
 
 def noise_floor(first: Mapping[int, float], second: Mapping[int, float]) -> float | None:

@@ -6,8 +6,10 @@ from typing import Any
 
 from bench.plan.measure import Column, Measure, measures
 from bench.report.claims import claim
-from bench.report.evidence import apart
+from bench.report.evidence import chance
 from bench.report.rows import Part, Row, Table, headline
+from bench.report.standing import between
+from bench.stats.family import Family, claimed, family
 from bench.stats.ranking import Noise
 from bench.stats.sampling import by_round, rounds_of
 from bench.store.record import Record
@@ -48,30 +50,32 @@ def _accuracies(table: Table) -> Iterable[Group]:
     for recipe, noise in table.noise.items():
         rows = [row for row in table.rows if row.fields.get("recipe", "") == recipe]
         parts = _distinct(rows, measure.name, column.name)
-        seed = noise.difference(1, 1) / 2**0.5 if noise else None
-        tied = _pairs(parts, apart(column.name, noise))
-        text = _of_accuracy(table, recipe, column, compared=tied is not None)
+        equal = chance(column.name, noise)
+        whole = family((parts, equal))
+        seed = noise.difference(1, 1, whole.level) / 2**0.5 if noise else None
+        tied = _pairs(parts, claimed(equal, whole.level))
+        text = _of_accuracy(table, recipe, column, whole, compared=tied is not None)
         yield Group(measure.name, (column.name,), recipe, parts, tied, seed, text)
 
 
-def _of_accuracy(table: Table, recipe: str, column: Column, *, compared: bool) -> str:
+def _of_accuracy(table: Table, recipe: str, column: Column, whole: Family, *, compared: bool) -> str:
     noise, paired = table.noise[recipe], table.paired[recipe]
-    sentence = paired.sentence(column.title, noise) if compared else ""
+    sentence = paired.sentence(column.title, noise, whole) if compared else ""
     found = [sentence] if sentence else []
     if not sentence or paired.paired < paired.parts:
-        found.append(_of_noise(column, noise))
+        found.append(_of_noise(column, noise, whole))
     if not compared:
         found.append(f"With more than {LIMIT} measurements images are not compared, and seed noise alone decides.")
     return " ".join(found)
 
 
-def _of_noise(column: Column, noise: Noise | None) -> str:
+def _of_noise(column: Column, noise: Noise | None, whole: Family) -> str:
     if noise is None:
         return f"Seed noise of {column.title} is unknown (no row has two seeds): small differences may be chance."
     return (
         f"Seed noise of {column.title}: sd {noise.sd:.2f} ({noise.freedom} degrees of freedom); it takes a difference "
-        f"of {noise.difference(1, 1):.2f} to tell two rows of one seed each apart, {noise.difference(2, 2):.2f} of two "
-        "(about 95 %)."
+        f"of {noise.difference(1, 1, whole.level):.2f} to tell two rows of one seed each apart, "
+        f"{noise.difference(2, 2, whole.level):.2f} of two ({whole.sentence()})."
     )
 
 
@@ -83,17 +87,19 @@ def _times(table: Table) -> Iterable[Group]:
         if not parts:
             continue
         light = {part: _light(part.records[0], series) for part in parts}
-        tied = _pairs(parts, _claimed(measure, light))
+        equal = _chance(measure, light, between(measure, parts))
+        whole = family((parts, equal))
+        tied = _pairs(parts, claimed(equal, whole.level))
         rates = (column.name for column in measure.columns if column.name.endswith("images_per_s"))
-        text = _of_times(measure, parts, compared=tied is not None)
+        text = _of_times(measure, parts, whole, compared=tied is not None)
         yield Group(measure.name, (series, *rates), None, parts, tied, None, text)
 
 
-def _claimed(measure: Measure, light: Mapping[Part, Record]) -> Callable[[Part, Part], bool]:
-    return lambda one, other: claim(measure, light[one], light[other]).different
+def _chance(measure: Measure, light: Mapping[Part, Record], spread: Noise) -> Callable[[Part, Part], float]:
+    return lambda one, other: claim(measure, light[one], light[other], between=spread).p
 
 
-def _of_times(measure: Measure, parts: Sequence[Part], *, compared: bool) -> str:
+def _of_times(measure: Measure, parts: Sequence[Part], whole: Family, *, compared: bool) -> str:
     title = next(column.title for column in measure.columns if column.name == measure.interleaved)
     if not compared:
         return (
@@ -103,8 +109,8 @@ def _of_times(measure: Measure, parts: Sequence[Part], *, compared: bool) -> str
     floors = sorted(part.values[measure.floor].mean for part in parts if measure.floor in part.values)
     known = f", {floors[0]:.1f} to {floors[-1]:.1f} %" if floors else ""
     return (
-        f"{title.capitalize()} is told apart by the ratio in rounds that both were timed in (95 %), where it is beyond "
-        f"the noise floor of the session{known}."
+        f"{title.capitalize()} is told apart by the ratio in rounds that both were timed in ({whole.sentence()}), "
+        f"where it is beyond the noise floor of the session{known}."
     )
 
 

@@ -1,12 +1,15 @@
 """What may be claimed of two interleaved records."""
 
+import math
 import random
 from dataclasses import replace
 
 import pytest
 
 from bench.plan.measure import COMPANY, Column, Measure
-from bench.report.claims import UNLINKED, claim
+from bench.report.claims import SUPPOSED, TWINS_DIFFER, UNLINKED, claim, processes
+from bench.stats.family import ALPHA, family
+from bench.stats.sampling import noise_floor
 from bench.store.record import Record
 
 COLUMNS = (Column("turn_ms", "ms", "turn"), Column("noise_floor_pct", "%", "floor"))
@@ -70,3 +73,70 @@ def test_of_a_figure_in_company_nothing_is_claimed():
     assert claim(MEASURE, record(3.0), record(1.0)).different
     assert not claim(MEASURE, crowded, record(1.0)).different
     assert not claim(MEASURE, record(1.0), crowded).different
+
+
+def twins(gap, *, session, floor=1.0):
+    found = record(1.0, session=session, floor=floor, spread=0)
+    other = [time * math.exp(gap) for time in found.samples["anchor_ms"]]
+    samples = found.samples | {"twin_ms": other, "twin_ms_round": found.samples["anchor_ms_round"]}
+    return replace(found, samples=samples)
+
+
+def test_what_processes_differ_by_is_learnt_from_the_twins_of_all_sessions():
+    low, high = TWINS_DIFFER
+    seen = [twins(gap, session=str(index)) for index, gap in enumerate((0.03, -0.01, 0.02))]
+    found = processes(MEASURE, [*seen, seen[0]])
+    squares = SUPPOSED * 0.01**2 + 0.03**2 + 0.01**2 + 0.02**2
+    assert found.freedom == SUPPOSED + 3, "each session counts once"
+    assert found.sd == pytest.approx(math.sqrt(squares / found.freedom / 2))
+    for floor, supposed in ((0.1, low), (40.0, high), (None, high)):
+        nothing = processes(MEASURE, [record(1.0, floor=floor)])
+        assert (nothing.freedom, nothing.sd) == (SUPPOSED, pytest.approx(supposed / 2**0.5))
+
+
+def test_more_rounds_do_not_show_that_two_processes_are_two_cells():
+    """Every round says so and the floor of one pair of twins, equal by chance, does not gainsay it."""
+    seen = [twins(gap, session=str(index)) for index, gap in enumerate((0.03, -0.02, 0.04))]
+    known = processes(MEASURE, seen)
+    close, far = (
+        claim(MEASURE, record(1 + gap, rounds=200), record(1.0, rounds=200), between=known) for gap in (0.02, 0.2)
+    )
+    assert close.ratio.beyond(close.floor) < 1e-9
+    assert not close.different
+    assert far.different
+
+
+@pytest.mark.parametrize(("own", "spread", "rounds"), [(0.002, 0.02, 24), (0.01, 0.01, 40), (0.01, 0.14, 40)])
+def test_of_200_tables_of_equal_times_at_most_one_in_twenty_claims_anything(own, spread, rounds):
+    """Ten cells of a session; processes differ by ``own``, rounds by ``spread``, and five sessions were seen before."""
+    generator = random.Random(rounds)
+
+    def process():
+        speed = generator.gauss(0, own)
+        return [math.exp(speed + generator.gauss(0, spread)) for _ in range(rounds)]
+
+    def session(name, cells):
+        anchor, twin = process(), process()
+        floor = 100 * noise_floor(dict(enumerate(anchor)), dict(enumerate(twin)))
+        values = {"session": name, "anchor": "a", "noise_floor_pct": floor}
+        index = {f"{series}_ms_round": list(range(rounds)) for series in ("turn", "anchor", "twin")}
+        for _ in range(cells):
+            samples = {"turn_ms": process(), "anchor_ms": anchor, "twin_ms": twin, **index}
+            middle = sorted(samples["turn_ms"])[rounds // 2]
+            yield Record("turns", 1, {}, {}, "here", "ok", "", values | {"turn_ms": middle}, samples)
+
+    corrected = single = 0
+    for _ in range(200):
+        earlier = [one for name in range(5) for one in session(str(name), 1)]
+        table = list(session("this", 10))
+        known = processes(MEASURE, [*earlier, *table])
+        pairs = {
+            (one, other): claim(MEASURE, table[one], table[other], between=known).p
+            for other in range(10)
+            for one in range(other)
+        }
+        level = family((range(10), lambda *pair, pairs=pairs: pairs[pair])).level
+        corrected += min(pairs.values()) <= level
+        single += min(pairs.values()) <= ALPHA
+    assert corrected <= 10, "5 % of 200"
+    assert single > 10 or own < 0.01, "without the correction many do, where processes differ at all"

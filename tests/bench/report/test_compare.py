@@ -253,7 +253,7 @@ def test_a_part_is_judged_by_rounds_of_its_own(tmp_path: Path) -> None:
         series = [part * drift / 10 for drift in record.samples["turn_ms"]]
         return replace(record, samples={**record.samples, "part_ms": series, "part_ms_round": list(range(12))})
 
-    records = [with_part("a", 1.0), with_part("b", 1.01), with_part("c", 1.05)]
+    records = [with_part("a", 1.0), with_part("b", 1.01), with_part("c", 1.1)]
     records += [make("accuracy", backbone=name, miou=30.0) for name in "abc"]
     write(tmp_path / "results" / "box", records)
     (section,) = compare(tmp_path / "results", cost="part_ms").as_json()
@@ -295,3 +295,33 @@ def test_what_was_taken_in_company_has_a_sign_and_no_place(tmp_path: Path) -> No
     text = console.file.getvalue()  # pyright: ignore[reportAttributeAccessIssue]
     assert "≈ 0.5" in text
     assert "no claim is made of it" in " ".join(text.split())
+
+
+def test_rows_stand_in_the_order_that_is_claimed_of_them(tmp_path: Path) -> None:
+    """Sessions of a machine that was slower from one to the next: what the anchor says counts, not milliseconds."""
+    true = {"a": 10.0, "b": 12.0, "c": 14.5, "d": 17.0, "e": 20.0, "f": 26.0}
+    drifts = {"s": 1.5, "t": 1.0}
+
+    def timed(name: str, session: str) -> Record:
+        drift = drifts[session]
+        record = _turn(name, true[name] * drift, session=session)
+        anchor = [5 * drift * (1 + index / 10) for index in range(12)]
+        samples = {**record.samples, "anchor_ms": anchor, "anchor_ms_round": record.samples["turn_ms_round"]}
+        return replace(record, samples=samples, values={**record.values, "anchor": "x"})
+
+    records = [timed(name, "st"[index % 2]) for index, name in enumerate(true)]
+    records += [make("accuracy", backbone=name, miou=30.0 + index) for index, name in enumerate(true)]
+    write(tmp_path / "results" / "box", records)
+    comparison = compare(tmp_path / "results", cost="turn_ms")
+    (section,) = comparison.as_json()
+    assert [row["fields"]["backbone"] for row in section["rows"]] == list(true)
+    assert [row["cost_rank"] for row in section["rows"]] == [1, 2, 3, 4, 5, 6]
+    assert [row["pareto"] for row in section["rows"]] == [True] * 6
+    costs = [row["cost"] for row in section["rows"]]
+    assert costs != sorted(costs), "they are shown as they were measured"
+    (only,) = comparison.sections
+    assert only.drifts
+    (rates,) = compare(tmp_path / "results", cost="miou", value="turn_ms").as_json()
+    assert {row["fields"]["backbone"]: row["rank"] for row in rates["rows"]} == dict(
+        zip(true, range(1, 7), strict=True)
+    )

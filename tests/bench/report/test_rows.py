@@ -8,8 +8,9 @@ import pytest
 
 from bench.errors import UserError
 from bench.plan.measure import Column
-from bench.report.evidence import apart
+from bench.report.evidence import chance
 from bench.report.rows import Reading, Row, columns, folders, noise, rank, read
+from bench.stats.family import ALPHA, claimed
 from bench.stats.ranking import Noise, Stat
 from bench.store.record import Record
 from tests.bench.records import environment, forget, make, write
@@ -195,7 +196,7 @@ def test_seed_noise_is_pooled(tmp_path: Path) -> None:
     found = table.noise["short"]
     assert found == Noise((4 / 3) ** 0.5, 3)
     assert found is not None
-    assert found.difference(2, 1) == pytest.approx(3.18 * (4 / 3) ** 0.5 * 1.5**0.5)
+    assert found.difference(2, 1) == pytest.approx(3.182 * (4 / 3) ** 0.5 * 1.5**0.5, rel=1e-3)
     assert noise([], "miou") is None
 
 
@@ -207,11 +208,11 @@ def test_ties_are_with_the_best_of_the_group(tmp_path: Path) -> None:
     stats = {part: part.values["miou"] for part in parts.values()}
     column = Column("miou", "%", "mIoU", "higher")
     # Least difference 2.23 · s · √2 = 1: b ties with a, c with b but not with a.
-    ranks = rank(stats, column, apart("miou", Noise(1 / (2.23 * 2**0.5), 10)))
+    ranks = rank(stats, column, claimed(chance("miou", Noise(1 / (2.23 * 2**0.5), 10)), ALPHA))
     assert [str(ranks[parts[name]]) for name in "abcd"] == ["1=", "1=", "3", "4"]
-    unknown = rank(stats, column, apart("miou", None))
+    unknown = rank(stats, column, claimed(chance("miou", None), ALPHA))
     assert [str(unknown[parts[name]]) for name in "abcd"] == ["1", "2", "3", "4"]
-    lower = rank(stats, replace(column, better="lower"), apart("miou", None))
+    lower = rank(stats, replace(column, better="lower"), claimed(chance("miou", None), ALPHA))
     assert [str(lower[parts[name]]) for name in "abcd"] == ["4", "3", "2", "1"]
 
 

@@ -57,7 +57,7 @@ def test_what_makes_an_image_hard_for_both_cancels():
 def test_two_equal_models_are_not_told_apart():
     scores = np.random.default_rng(0).normal(50, 20, 100)
     found = difference(model(scores), model(scores), Noise(0.0, 3))
-    assert found == Difference(0.0, 0.0, 0.0)
+    assert found == Difference(0.0, 0.0, 0.0, 3)
     assert not found.different
 
 

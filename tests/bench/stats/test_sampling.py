@@ -5,6 +5,7 @@ import random
 
 import pytest
 
+from bench.stats.family import ALPHA
 from bench.stats.sampling import (
     ENOUGH,
     ROUNDS,
@@ -17,6 +18,7 @@ from bench.stats.sampling import (
     rank,
     ratio,
     rounds_of,
+    signs,
 )
 
 
@@ -37,6 +39,19 @@ def test_the_interval_holds_the_median_as_often_as_it_says(count):
     assert held / 4000 < 0.985, "and is not wider than it need be"
 
 
+@pytest.mark.parametrize("count", [6, 9, 12, 25, 60])
+def test_the_p_value_is_five_percent_where_the_interval_ends(count):
+    """An interval excludes 0 just where the sign test does."""
+    generator = random.Random(count)
+    seen = set()
+    for _ in range(300):
+        values = [generator.gauss(0.4, 1) for _ in range(count)]
+        found = interval(values)
+        seen.add(signs(values) <= ALPHA)
+        assert (signs(values) <= ALPHA) == (not found.low <= 0 <= found.high)
+    assert seen == {True, False}
+
+
 def test_too_few_rounds_promise_nothing():
     found = interval([1.0, 1.0, 1.0])
     assert (found.low, found.high, found.half) == (-math.inf, math.inf, math.inf)
@@ -55,8 +70,8 @@ def test_a_drift_that_both_share_does_not_reach_the_ratio():
     found = ratio(first, second)
     assert found.value == pytest.approx(1.1, rel=0.002)
     assert found.high / found.low < 1.01, "while each of the two nearly triples"
-    assert found.different(0.05)
-    assert not found.different(0.12), "below the noise floor nothing is claimed"
+    assert found.beyond(0.05) == found.p == 2 / 2**20, "all rounds say so"
+    assert found.beyond(0.12) == 1, "below the noise floor nothing is claimed"
     assert ratio({0: 1.0}, second) is None
 
 
@@ -73,7 +88,7 @@ def test_a_cell_is_seldom_told_from_itself_and_a_slower_one_is(spread):
     for _ in range(400):
         floor = noise_floor(rounds(1), rounds(1))
         for factor in claimed:
-            claimed[factor] += ratio(rounds(factor), rounds(1)).different(floor)
+            claimed[factor] += ratio(rounds(factor), rounds(1)).beyond(floor) <= ALPHA
     assert claimed[1.0] / 400 <= 0.05
     assert claimed[1.2] / 400 >= 0.97
     assert (claimed[1.02] / 400 > 0.9) == (spread < 0.01), "what is found depends on the noise"

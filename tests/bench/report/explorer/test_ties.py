@@ -6,10 +6,11 @@ import pytest
 
 from bench.plan.measure import measures
 from bench.report.claims import claim
-from bench.report.evidence import apart
+from bench.report.evidence import chance
 from bench.report.explorer import ties
 from bench.report.explorer.ties import Group, groups
 from bench.report.rows import Table, read
+from bench.stats.family import claimed, family
 from tests.bench.records import make, write
 from tests.bench.report.explorer.turns import model, turn
 
@@ -37,7 +38,7 @@ def named(group: Group) -> dict[str, set[str]]:
 def test_accuracies_are_told_apart_as_ranks_are(tmp_path: Path) -> None:
     of = table(tmp_path, MODELS)
     group = next(one for one in groups(of) if one.recipe == "short")
-    differ = apart("miou", of.noise["short"])
+    differ = claimed(chance("miou", of.noise["short"]), of.family.level)
     for one, places in zip(group.parts, group.tied or (), strict=True):
         expected = {at for at, other in enumerate(group.parts) if other is not one and not differ(one, other)}
         assert set(places) == expected
@@ -50,9 +51,11 @@ def test_times_are_told_apart_by_their_rounds(tmp_path: Path) -> None:
     of = table(tmp_path, MODELS)
     group = next(one for one in groups(of) if one.recipe is None)
     measure = measures()["turns"]
+    whole = family((group.parts, lambda one, other: claim(measure, one.records[0], other.records[0]).p))
+    assert whole.pairs == 6
     for one, places in zip(group.parts, group.tied or (), strict=True):
         records = [part.records[0] for part in group.parts]
-        told = {at for at, other in enumerate(records) if claim(measure, one.records[0], other).different}
+        told = {at for at, other in enumerate(records) if claim(measure, one.records[0], other).p <= whole.level}
         assert set(places) == set(range(len(records))) - told - {group.parts.index(one)}
     assert named(group) == {"best": {"close"}, "close": {"best"}, "far": {"quick"}, "quick": {"far"}}
     assert "2.0 to 2.0 %" in group.text
@@ -71,8 +74,8 @@ def test_a_large_group_is_left_to_seed_noise_and_says_so(tmp_path: Path, monkeyp
     noise = of.noise["short"]
     assert noise is not None
     assert (accuracy.tied, times.tied) == (None, None)
-    assert accuracy.seed == pytest.approx(noise.difference(1, 1) / 2**0.5)
-    assert noise.difference(2, 1) == pytest.approx(accuracy.seed * (1 / 2 + 1) ** 0.5)
+    assert accuracy.seed == pytest.approx(noise.difference(1, 1, of.family.level) / 2**0.5)
+    assert noise.difference(2, 1, of.family.level) == pytest.approx(accuracy.seed * (1 / 2 + 1) ** 0.5)
     assert "more than 3 measurements images are not compared" in accuracy.text
     assert "intervals do not overlap" in times.text
 
