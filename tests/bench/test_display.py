@@ -8,7 +8,9 @@ import pytest
 import typer
 from rich.console import Console
 
-from bench import cli, display
+from bench import display
+from bench.cli import run as verb
+from bench.cli import shared
 from bench.display import Display
 from bench.launchers.contract import Finished, Progress, Said, Started
 from bench.plan import matrix
@@ -113,16 +115,18 @@ CROWDED = {"a": record(company="others"), "b": record()}
     ],
 )
 def test_how_a_run_ends(tmp_path, monkeypatch, capsys, records, strict, code, said):
-    monkeypatch.setattr(cli, "err", Console(file=io.StringIO(), width=200))
+    console = Console(file=io.StringIO(), width=200)
+    for file in (verb, shared):
+        monkeypatch.setattr(file, "err", lambda: console)
     monkeypatch.setattr("bench.report.tables.report", lambda folder: SimpleNamespace(written=(), unchanged=()))
     monkeypatch.setattr("bench.report.rows.read", lambda folder: SimpleNamespace(tables=()))
     ending = SimpleNamespace(exit_code=0)
     try:
-        cli._after(tmp_path, Summary(records, 0), measured=False, strict=strict, wide=False, as_csv=False)
+        verb._after(tmp_path, Summary(records, 0), measured=False, strict=strict, wide=False, as_csv=False)
     except typer.Exit as error:
         ending = error
     assert ending.exit_code == code
-    text = cli.err.file.getvalue()
+    text = console.file.getvalue()
     assert all(words in text for words in said), text
 
 

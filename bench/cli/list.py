@@ -1,0 +1,59 @@
+"""`densebench list`: names of what there is."""
+
+import json
+from typing import Annotated
+
+import typer
+
+from bench.cli.shared import Json, out
+
+_KINDS = {"backbones": "backbones", "heads": "heads", "datasets": "data", "measures": "measures"}
+
+
+def list_(
+    kind: Annotated[str, typer.Argument(help="backbones, heads, datasets, measures, matrices or recipes")],
+    pattern: Annotated[str, typer.Argument(help="only names like this, e.g. 'timm:*dinov2*'")] = "*",
+    as_json: Json = False,
+) -> None:
+    """Name what there is."""
+    from fnmatch import fnmatch
+
+    from bench import catalogue
+    from bench.errors import unknown
+
+    spaces: dict[str, int] = {}
+    if kind == "matrices":
+        from bench.plan import matrix
+
+        rows = [{"name": name, "doc": matrix.question(name)} for name in matrix.names()]
+    elif kind == "recipes":
+        from bench.plan import recipe
+
+        rows = [{"name": name, "doc": recipe.doc(name)} for name in recipe.names()]
+    elif kind in _KINDS:
+        entries = dict(catalogue.entries(_KINDS[kind]))
+        for space in catalogue.namespaces(_KINDS[kind]):
+            found = catalogue.members(_KINDS[kind], space)
+            spaces[space] = len(found)
+            if pattern.startswith(space):  # hundreds of names: for whom they are named, not for everybody
+                entries |= found
+        rows = [{"name": entry.name, **entry.facts, "doc": entry.doc} for entry in entries.values()]
+    else:
+        raise unknown("kind", kind, [*_KINDS, "matrices", "recipes"])
+    rows = [row for row in rows if fnmatch(row["name"], pattern)]
+    if as_json:
+        print(json.dumps(rows, indent=1))
+        return
+    shown = [key for key in ("name", "task", "tasks", "patch", "version", "doc") if any(key in row for row in rows)]
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(*shown, box=None, pad_edge=False)
+    for row in rows:
+        cells = [row.get(key, "") for key in shown]
+        table.add_row(*(Text(", ".join(cell) if isinstance(cell, list) else str(cell)) for cell in cells))
+    out().print(table)
+    if pattern == "*":
+        for space, count in spaces.items():
+            example = f"densebench list {kind} '{space}*'"
+            out().print(f"and {space}NAME, {count} more: {example}", soft_wrap=True)

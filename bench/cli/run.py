@@ -1,0 +1,280 @@
+"""`densebench run`: a plan, what of it is measured, and how it ends."""
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from bench.cli.shared import Csv, Results, Wide, axis, err, one_of, out, say, split
+from bench.errors import UserError
+
+LEFT_OUT = 6
+"""Combinations that a run names of those that it left out."""
+
+
+def run(
+    matrix: Annotated[str, typer.Option(help="name of a matrix, or a .toml file")] = "default",
+    backbone: Annotated[list[str] | None, axis("backbones instead of the matrix's")] = None,
+    head: Annotated[list[str] | None, axis("heads")] = None,
+    patch: Annotated[list[str] | None, axis("patch sizes in pixels, or native")] = None,
+    resolution: Annotated[list[str] | None, axis("input sizes, 224 or 384x640 (height x width)")] = None,
+    dataset: Annotated[list[str] | None, axis("data sets")] = None,
+    dtype: Annotated[list[str] | None, axis("fp32, tf32, bf16 or fp16")] = None,
+    batch: Annotated[list[str] | None, axis("images a forward pass, for latency and memory")] = None,
+    measure: Annotated[list[str] | None, axis("only these of the matrix's measures")] = None,
+    device: Annotated[list[str] | None, axis("cpu, cuda, ...")] = None,
+    seed: Annotated[list[str] | None, axis("seeds of training")] = None,
+    recipe: Annotated[list[str] | None, axis("training recipes: names, or .toml files")] = None,
+    threads: Annotated[list[str] | None, axis("CPU threads for latency and memory; 0: all cores")] = None,
+    attention: Annotated[list[str] | None, axis("auto, fused or unfused")] = None,
+    compile_: Annotated[list[str] | None, axis("none, default, max-autotune or cudagraph", "--compile")] = None,
+    weights: Annotated[
+        list[str] | None, axis("random, pretrained, pretrained:TAG, package:NAME, trained:DIGEST, or files")
+    ] = None,
+    window: Annotated[list[str] | None, axis("of windowed attention: keep it in tokens, or scale it")] = None,
+    resample: Annotated[list[str] | None, axis("of pretrained patch kernels: pinv or bicubic")] = None,
+    padding: Annotated[list[str] | None, axis("of sizes that a backbone cannot take: refuse, or pad")] = None,
+    memory_format: Annotated[list[str] | None, axis("contiguous or channels_last")] = None,
+    limit_mib: Annotated[list[str] | None, axis("memory in MiB for max_batch; 0: what the device has")] = None,
+    data_root: Annotated[
+        list[str] | None,
+        typer.Option(help="folder of a data set, or of several; or NAME=FOLDER; may be repeated", show_default=False),
+    ] = None,
+    results: Results = Path("results"),
+    machine: Annotated[
+        str | None, typer.Option(help="name of this machine's folder in the results; default: made from its GPU or CPU")
+    ] = None,
+    launcher: Annotated[str, typer.Option(help="where cells run")] = "local",
+    target: Annotated[
+        float, typer.Option(help="time until the 95 % confidence interval of the median is within this share", min=1e-4)
+    ] = 0.01,
+    budget: Annotated[float, typer.Option(help="or for so many seconds a cell", min=0.01)] = 1.5,
+    group: Annotated[int, typer.Option(help="most cells timed in turns; their records come together", min=1)] = 16,
+    alone: Annotated[
+        bool,
+        typer.Option("--alone", help="for publishing: no figure of a cell that never had the machine to itself"),
+    ] = False,
+    allow_company: Annotated[
+        bool, typer.Option("--allow-company", help="do not wait for rounds that other processes left alone")
+    ] = False,
+    timeout: Annotated[float, typer.Option(help="seconds after which a measurement is given up", min=1)] = 3600,
+    retry: Annotated[
+        bool, typer.Option("--retry", help="measure again what could not be measured before, or only in company")
+    ] = False,
+    skip_broken: Annotated[
+        bool, typer.Option("--skip-broken", help="leave broken files out of training, and say so in the record")
+    ] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="train by a recipe that is not for the weights; the record says so")
+    ] = False,
+    keep_models: Annotated[
+        bool,
+        typer.Option(
+            "--keep-models", help="keep trained weights beside the records; train again what was trained without"
+        ),
+    ] = False,
+    strict: Annotated[bool, typer.Option("--strict", help="exit code 1 for rows that are unsupported, too")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="list the cells and what would run; measure nothing")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="with --dry-run: machine-readable")] = False,
+    wide: Wide = False,
+    as_csv: Csv = False,
+) -> None:
+    """Run the benchmark matrix; what was measured before is not measured again."""
+    from bench import run as running
+    from bench.plan import matrix as matrices
+    from bench.plan import models
+    from bench.plan.dataset import Roots
+    from bench.plan.environment import busy, cache_folder, describe
+    from bench.store.store import Store
+
+    if as_json and not dry_run:
+        raise UserError("--json goes with --dry-run; the records themselves are JSON lines under results/")
+    if alone and allow_company:
+        raise UserError("--alone refuses company and --allow-company does not wait for it to leave: take one of them")
+    one_of(json=as_json, csv=as_csv, wide=wide)
+    if dry_run and (as_csv or wide):
+        raise UserError(f"--{'csv' if as_csv else 'wide'} is of what was measured, and --dry-run measures nothing")
+    shown = err() if as_csv else out()  # rows alone, for a pipe
+    axes = {
+        "backbone": backbone,
+        "head": head,
+        "patch": patch,
+        "resolution": resolution,
+        "dataset": dataset,
+        "dtype": dtype,
+        "batch": batch,
+        "measure": measure,
+        "device": device,
+        "seed": seed,
+        "recipe": recipe,
+        "threads": threads,
+        "attention": attention,
+        "compile": compile_,
+        "weights": weights,
+        "window": window,
+        "resample": resample,
+        "padding": padding,
+        "memory_format": memory_format,
+        "limit_mib": limit_mib,
+    }
+    given = {axis: split(values) for axis, values in axes.items() if values is not None}
+    if empty := [axis for axis, values in given.items() if not values]:
+        raise UserError(f"--{empty[0]} was given without a value")
+    question = matrices.load(matrix).override(given)
+    environment = describe()
+    folder = running.machine_folder(results, machine, environment)
+    store = Store(folder)
+    roots = Roots(data_root or [])
+    if data_root and dataset is None and question.embedded:
+        name, tasks = roots.recognised()
+        question = question.on(name, tasks)
+        say(f"{' '.join(data_root)} is read as {name}, as --dataset names none")
+    asked: dict[str, bool] = {
+        "retry": retry,
+        "alone": alone,
+        "skip_broken": skip_broken,
+        "force": force,
+        "keep_models": keep_models,
+    }
+    if dry_run:
+        _dry_run(_plan(question, environment, store, roots, **asked), as_json=as_json)
+        return
+    from bench.display import Display
+    from bench.launchers.contract import Settings
+    from bench.plan.measure import Precision
+    from bench.store import images
+
+    with store.writing() as writer:  # mends a torn store before it is read, and finds an unwritable folder at once
+        for note in writer.repaired:
+            say(note)
+    plan = _plan(question, environment, store, roots, **asked)
+    todo = len(plan.todo)
+    shown.print(question.question.strip().replace("\n", " "), style="italic")
+    shown.print(
+        f"{plan.cells} cells, {len(plan.planned)} measurements: {len(plan.planned) - todo} in {folder}, {todo} to make"
+        + (f", {running.duration(running.seconds_left(plan, (), {}))}" if todo else ""),
+        soft_wrap=True,
+    )
+    if any(planned.job.measure.exclusive for planned in plan.todo) and (cores := busy()) is not None and cores > 0.5:
+        say(f"other processes keep {cores:.1f} of {environment.cores} cores busy: what is timed now will be too slow")
+    for dataset_, note in plan.notes.items():
+        say(f"{dataset_}: {note}")
+    precision = Precision(target, budget, "refuse" if alone else "allow" if allow_company else "avoid")
+    settings = Settings(
+        cache_folder(),
+        folder / "pictures",
+        timeout,
+        group,
+        precision,
+        images=folder / images.FOLDER,
+        models=folder / models.FOLDER if keep_models else None,
+    )
+    with Display(plan, shown, folder) as display:
+        summary = running.run(
+            plan,
+            store,
+            settings,
+            launcher=launcher,
+            show=display.show,
+            say=say,
+            look=display.look,
+            files=display.files,
+        )
+    _after(folder, summary, measured=todo > 0, strict=strict, wide=wide, as_csv=as_csv)
+
+
+def _plan(*asked: Any, **options: bool) -> Any:
+    """The plan of a run; a look at all files takes a while."""
+    from bench.run import plan
+
+    with err().status("planning"):
+        return plan(*asked, **options)
+
+
+def _after(folder: Path, summary: Any, *, measured: bool, strict: bool, wide: bool, as_csv: bool) -> None:
+    from bench.report import tables as made
+    from bench.report.rows import read
+
+    # This machine's folder alone: what lies wrong in another one is no business of this run.
+    done = made.report(folder)
+    reading = read(folder)
+    if as_csv:
+        print(made.as_csv(reading.tables) if reading.tables else "", end="")
+    else:
+        for table in reading.tables:
+            out().print(made.summary_table(table, wide=wide), soft_wrap=True)
+    shown = err() if as_csv else out()
+    tables = [path for path in sorted(done.written + done.unchanged) if path.suffix == ".md"]
+    shown.print(f"records: {folder / 'records.jsonl'}", soft_wrap=True)
+    if tables:
+        shown.print(f"tables:  {', '.join(map(str, tables))} (and .csv)", soft_wrap=True)
+    if pictures := _pictures(folder, measured=measured):
+        shown.print(f"picture: {', '.join(map(str, pictures))}", soft_wrap=True)
+    for title, record in summary.missing_numbers.items():
+        style = "yellow" if record.status == "unsupported" else "red"
+        err().print(f"{record.status}: {title}: {record.reason}", style=style, soft_wrap=True)
+    if summary.left_out:
+        say(_left_out(summary.left_out, summary.why_left_out))
+    if summary.company:
+        say(
+            f"{summary.company} of {len(summary.records)} measurements were taken while other processes used the "
+            "machine (≈ in tables; nothing is claimed of them): quieten it, then take them again with --retry"
+        )
+    if summary.interrupted:
+        err().print(
+            f"interrupted: {len(summary.records)} measurements are kept, {summary.missing} are missing; "
+            "the same command goes on where it stopped",
+            style="yellow",
+            soft_wrap=True,
+        )
+        raise typer.Exit(130)
+    wanted = summary.missing_numbers if strict else summary.failed
+    if wanted:
+        err().print(f"{len(wanted)} of {len(summary.records)} measurements have no number", style="red")
+        raise typer.Exit(1)
+
+
+def _pictures(folder: Path, *, measured: bool) -> list[Path]:
+    """The main picture of each task, drawn where something new was measured; what cannot be drawn is said, no more."""
+    if not measured:
+        return sorted(path for path in folder.glob("*.png") if path.stem in {"segmentation", "detection", "reach"})
+    from bench.report.figure import figures
+
+    try:
+        return figures(folder)
+    except UserError as error:
+        say(str(error))
+        return []
+
+
+def _left_out(combinations: dict[str, int], why: str) -> str:
+    """One line on what the matrix crossed and cannot be had."""
+    shown = list(combinations)[:LEFT_OUT]
+    more = f" and {len(combinations) - LEFT_OUT} more" if len(combinations) > LEFT_OUT else ""
+    count = sum(combinations.values())
+    what = f"{', '.join(shown)}{more}"
+    return f"left out, for the matrix alone crossed what cannot be had ({count} measurements): {what} ({why})"
+
+
+def _dry_run(plan: Any, *, as_json: bool) -> None:
+    from bench.run import as_json_plan
+
+    if as_json:
+        print(json.dumps(as_json_plan(plan), indent=1))
+        return
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table("cell", "measures to make", "measured already", title=f"{plan.cells} cells", title_justify="left")
+    lines: dict[str, tuple[list[str], list[str]]] = {}
+    for planned in plan.planned:
+        todo, done = lines.setdefault(planned.job.cell_title(), ([], []))
+        name = planned.job.measure.name + (f" (cannot: {planned.refused})" if planned.refused else "")
+        (todo if planned.done is None else done).append(name)
+    for title, (todo, done) in sorted(lines.items()):
+        table.add_row(Text(title), Text(", ".join(todo)), Text(", ".join(done)))
+    out().print(table)
+    out().print(f"{len(plan.planned)} measurements, {len(plan.todo)} to make", soft_wrap=True)
