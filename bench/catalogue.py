@@ -23,6 +23,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from bench.cache import Stated
 from bench.errors import UserError, unknown
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -130,14 +131,17 @@ def _read_all(kind: str) -> tuple[Mapping[str, Entry], Mapping[str, Entry]]:
         if spec is None or spec.origin is None:
             raise UserError(f"entry point '{point.name}' of densebench.{kind} names {point.value}, which is not there")
         files.append((point.value, Path(spec.origin)))
+    stated = Stated()
     for module, path in files:
-        for entry in read(module, path):
+        for name, doc, facts in stated.of(path, lambda path=path: _stated(path)):
+            entry = Entry(name, module, path, doc, facts)
             required = ("names",) if entry.name.endswith(":") else _REQUIRED.get(kind, ())
             if missing := [key for key in required if key not in entry.facts]:
                 raise UserError(f"{path}: {_SINGULAR[kind]} '{entry.name}' does not state its {' and '.join(missing)}")
             if entry.name in found:
                 raise UserError(f"{path} and {found[entry.name].source} both define {_SINGULAR[kind]} '{entry.name}'")
             found[entry.name] = entry
+    stated.keep()
     ordered = sorted(found.items())
     return (
         {name: entry for name, entry in ordered if not name.endswith(":")},
@@ -151,6 +155,11 @@ def read(module: str, path: Path) -> list[Entry]:
     Raises:
         UserError: a syntax error, or a ``CATALOGUE`` that is no literal dict of dicts.
     """
+    return [Entry(name, module, path, doc, facts) for name, doc, facts in _stated(path)]
+
+
+def _stated(path: Path) -> list[list[Any]]:
+    """Name, doc and facts of each entry of a file, as `read` makes entries of them."""
     try:
         tree = ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
     except (SyntaxError, ValueError, OSError) as error:
@@ -169,7 +178,7 @@ def read(module: str, path: Path) -> list[Entry]:
     ):
         raise UserError(f"plug-in {path}, line {value.lineno}: CATALOGUE must be a dict of name -> dict")
     doc = (ast.get_docstring(tree) or "").partition("\n")[0]
-    return [Entry(name, module, path, facts.get("doc", doc), facts) for name, facts in catalogue.items()]
+    return [[name, facts.get("doc", doc), facts] for name, facts in catalogue.items()]
 
 
 def first_sentence(text: str) -> str:

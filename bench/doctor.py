@@ -25,9 +25,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from rich.text import Text
 
+from bench.cache import cache_folder
 from bench.errors import UserError
 from bench.launchers._aside import Aside, Unanswered, in_a_line
-from bench.plan.environment import Environment, busy, cache_folder, describe, installed
+from bench.plan.environment import Environment, busy, describe, installed
 from bench.plan.machine import Smi, ask_smi, cpu_quota, cpu_times, memory, memory_limit
 
 if TYPE_CHECKING:

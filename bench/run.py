@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from bench import catalogue
+from bench.cache import cache_folder
 from bench.data.contract import Task
 from bench.errors import UserError
 from bench.launchers._order import first_look
 from bench.launchers.contract import Event, Finished, Job, Settings, anchor_digest
 from bench.plan import dataset, models, recipe, source, weights
 from bench.plan.cell import FIELDS, IN_TITLE, Cell
-from bench.plan.environment import Environment, as_json, cache_folder
+from bench.plan.environment import Environment, as_json
 from bench.plan.matrix import Matrix
 from bench.plan.measure import CANNOT, CROSSED, MODEL, Measure, measures
 from bench.store import states

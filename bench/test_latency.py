@@ -18,9 +18,9 @@ def test_latency(benchmark: Any, cell: Cell, root: Path | None) -> None:
     import torch  # noqa: PLC0415 - collecting a matrix waits for no torch
 
     from backbones.contract import Unsupported  # noqa: PLC0415
+    from bench.cache import cache_folder  # noqa: PLC0415
     from bench.model import artifact, build  # noqa: PLC0415
     from bench.plan.case import resolve  # noqa: PLC0415
-    from bench.plan.environment import cache_folder  # noqa: PLC0415
     from bench.plan.measure import Context, Invalid  # noqa: PLC0415
     from bench.timing.clock import clock_of, warm_up  # noqa: PLC0415
 

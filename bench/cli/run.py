@@ -84,10 +84,11 @@ def run(
 ) -> None:
     """Run the benchmark matrix; what was measured before is not measured again."""
     from bench import run as running
+    from bench.cache import cache_folder
     from bench.plan import matrix as matrices
     from bench.plan import models
     from bench.plan.dataset import Roots
-    from bench.plan.environment import busy, cache_folder, describe
+    from bench.plan.environment import busy, describe
     from bench.store.store import Store
 
     if as_json and not dry_run:

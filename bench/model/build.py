@@ -16,12 +16,12 @@ from backbones.published import of_timm, of_torchvision
 from backbones.resample import Resampling
 from backbones.weights import load
 from bench import catalogue
+from bench.cache import cache_folder
 from bench.catalogue import Entry
 from bench.errors import UserError
 from bench.plan import weights as naming
 from bench.plan.case import Case
 from bench.plan.cell import Cell
-from bench.plan.environment import cache_folder
 from heads.contract import Head, Model, reads
 
 

@@ -117,13 +117,6 @@ def as_json(environment: Environment) -> dict[str, object]:
     return asdict(environment)
 
 
-def cache_folder() -> Path:
-    """Where what can be made again is kept: ``$DENSEBENCH_CACHE``, or ``densebench`` in the user's cache folder."""
-    if named := os.environ.get("DENSEBENCH_CACHE"):
-        return Path(named)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "densebench"
-
-
 def amount(variable: str, usual: float, of: str) -> float:
     """The number, 0 or more, that an environment variable holds; ``usual`` where it is not set.
 

@@ -608,4 +608,4 @@ def test_the_real_command_on_this_machine(tmp_path, short):
     assert whole["facts"]["records"] == 9, "two cells of four measures, and the limits of the machine"
     # torch makes an empty folder when timm is imported
     left = [path for folder in (tmp_path, short) for path in folder.rglob("*") if path.is_file()]
-    assert left == []
+    assert [path for path in left if path != tmp_path / "cache" / "stated.json"] == [], "that one every verb keeps"

@@ -15,11 +15,11 @@ import bench
 from backbones.checkpoint import WeightsError, read
 from backbones.packaged import convert, digest, dinov2, efficientnet
 from bench import fetch as fetching
+from bench.cache import cache_folder
 from bench.cli import app, main
 from bench.errors import UserError
 from bench.fetch import fetch
 from bench.plan import packages
-from bench.plan.environment import cache_folder
 
 HERE = cache_folder()
 """The cache folder of whoever runs the tests; in them there is another one."""

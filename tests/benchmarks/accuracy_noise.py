@@ -16,10 +16,11 @@ from statistics import mean, median
 import numpy as np
 
 from bench import run as running
+from bench.cache import cache_folder
 from bench.launchers.contract import Settings
 from bench.plan import matrix
 from bench.plan.dataset import Roots
-from bench.plan.environment import cache_folder, describe
+from bench.plan.environment import describe
 from bench.report.evidence import compared
 from bench.report.rows import Part, noise
 from bench.stats.bootstrap import SEEDS

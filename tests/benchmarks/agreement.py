@@ -16,10 +16,11 @@ from pytest_benchmark.fixture import BenchmarkFixture
 from pytest_benchmark.utils import NameWrapper
 from torch.utils.benchmark import Timer
 
+from bench.cache import cache_folder
 from bench.model import artifact
 from bench.plan import matrix
 from bench.plan.case import resolve
-from bench.plan.environment import cache_folder, describe
+from bench.plan.environment import describe
 from bench.plan.measure import Context
 from bench.stats.sampling import noise_floor, ratio
 from bench.timing.clock import calls_within, clock_of, warm_up

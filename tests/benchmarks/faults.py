@@ -19,9 +19,10 @@ from unittest import mock
 import numpy as np
 from numpy.typing import NDArray
 
+from bench.cache import cache_folder
 from bench.plan import matrix
 from bench.plan.case import resolve
-from bench.plan.environment import cache_folder, describe
+from bench.plan.environment import describe
 from bench.plan.measure import Context
 
 CELLS = {

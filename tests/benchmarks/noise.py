@@ -13,10 +13,11 @@ from statistics import median
 from tempfile import TemporaryDirectory
 from unittest import mock
 
+from bench.cache import cache_folder
 from bench.launchers import _worker, local
 from bench.launchers.contract import Finished, Job, Settings
 from bench.plan import matrix
-from bench.plan.environment import cache_folder, describe
+from bench.plan.environment import describe
 from bench.plan.measure import Precision, measures
 from bench.report.claims import claim
 from bench.store.record import Record
