@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from bench.cli.shared import Json, out
+from bench.cli.shared import Json, folded
 
 _KINDS = {"backbones": "backbones", "heads": "heads", "datasets": "data", "measures": "measures"}
 
@@ -45,15 +45,14 @@ def list_(
         print(json.dumps(rows, indent=1))
         return
     shown = [key for key in ("name", "task", "tasks", "patch", "version", "doc") if any(key in row for row in rows)]
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(*shown, box=None, pad_edge=False)
-    for row in rows:
-        cells = [row.get(key, "") for key in shown]
-        table.add_row(*(Text(", ".join(cell) if isinstance(cell, list) else str(cell)) for cell in cells))
-    out().print(table)
+    cells = [[_cell(row.get(key, "")) for key in shown] for row in rows]
+    head, *lines = folded(shown, cells) if rows else [""]
+    typer.echo("\n".join([typer.style(head, bold=True), *lines]))
     if pattern == "*":
         for space, count in spaces.items():
             example = f"densebench list {kind} '{space}*'"
-            out().print(f"and {space}NAME, {count} more: {example}", soft_wrap=True)
+            typer.echo(f"and {space}NAME, {count} more: {example}")
+
+
+def _cell(value: object) -> str:
+    return ", ".join(value) if isinstance(value, list) else str(value)

@@ -2,8 +2,11 @@
 
 import os
 import sys
+from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
+from shutil import get_terminal_size
+from textwrap import wrap
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -39,6 +42,21 @@ def _console(*, stderr: bool = False) -> "Console":
 
     # Names, paths and reasons are the user's: nothing in them is markup.
     return Console(stderr=stderr, markup=False, width=_WIDTH)
+
+
+def folded(head: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
+    """Lines of a table whose last column is folded into what the others leave of the width.
+
+    It waits for nothing, where rich is imported for longer than names are looked for.
+    """
+    firsts = list(zip(head, *rows, strict=True))[:-1]
+    widths = [max(map(len, column)) + 2 for column in firsts]
+    room = max(20, (_WIDTH or get_terminal_size().columns) - sum(widths))
+    for *cells, last in (head, *rows):
+        start = "".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True))
+        for part in wrap(last, room, break_long_words=False, break_on_hyphens=False) or [""]:
+            yield f"{start}{part}".rstrip()
+            start = " " * len(start)
 
 
 def say(text: str) -> None:

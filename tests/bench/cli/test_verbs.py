@@ -1,6 +1,7 @@
 """The table of verbs and their files say the same, and a verb waits for nothing that it does not need."""
 
 import inspect
+import io
 import json
 import subprocess
 import sys
@@ -8,10 +9,13 @@ from pathlib import Path
 
 import pytest
 import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
 from typer.testing import CliRunner
 
 from bench import catalogue, cli
-from bench.cli import verbs
+from bench.cli import shared, verbs
 
 RUNNER = CliRunner()
 SLOW = {"torch", "torchvision", "timm", "pandas", "numpy", "msgspec", "pydantic", "scipy", "PIL", "matplotlib"}
@@ -50,22 +54,47 @@ def test_help_names_every_verb_with_all_of_its_sentence(words, code):
 
 
 @pytest.mark.parametrize(
-    ("words", "beyond"),
+    ("words", "unwanted"),
     [
-        (["--help"], {"rich"}),
-        (["list", "backbones", "--json"], {"rich"}),
-        (["list", "backbones"], set()),
-        (["list", "recipes", "--json"], {"torch"}),
+        (["--help"], SLOW | {"rich"}),
+        (["list", "backbones"], SLOW | {"rich"}),
+        (["list", "recipes"], (SLOW | {"rich"}) - {"pydantic"}),
+        (["compare", "--help"], SLOW),
     ],
-    ids=" ".join,
+    ids=["help", "names", "recipes", "help of a verb"],
 )
-def test_what_needs_little_imports_little(words, beyond):
-    unwanted = sorted(beyond if beyond == {"torch"} else SLOW | beyond)
+def test_what_needs_little_imports_little(words, unwanted):
     code = f"import sys; from bench.cli import app; app({words}, standalone_mode=False)"
-    code += f"; print(sorted(set({unwanted}) & set(sys.modules)), file=sys.stderr)"
+    code += f"; print(sorted({unwanted} & set(sys.modules)), file=sys.stderr)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=catalogue.ROOT, check=False)
     assert (done.returncode, done.stderr) == (0, "[]\n")
     assert done.stdout
+
+
+@pytest.mark.parametrize("width", [80, 120, 200])
+@pytest.mark.parametrize("kind", ["backbones", "heads", "data", "measures"])
+def test_a_list_is_folded_as_rich_folds_it(monkeypatch, kind, width):
+    """rich is what other verbs are shown by."""
+    rows = [(name, str(entry.facts.get("patch", "")), entry.doc) for name, entry in catalogue.entries(kind).items()]
+    table = Table("name", "patch", "doc", box=None, pad_edge=False)
+    for row in rows:
+        table.add_row(*map(Text, row))
+    console = Console(file=io.StringIO(), width=width)
+    console.print(table)
+    monkeypatch.setattr(shared, "_WIDTH", width)
+    wanted = [line.rstrip() for line in console.file.getvalue().splitlines()]
+    assert list(shared.folded(("name", "patch", "doc"), rows)) == wanted
+
+
+def test_a_narrow_terminal_loses_no_word(monkeypatch):
+    monkeypatch.setattr(shared, "_WIDTH", 10)
+    lines = list(shared.folded(("name", "doc"), [("a_long_name", "some words that are folded"), ("b", "")]))
+    assert lines[1:] == ["a_long_name  some words that are", " " * 13 + "folded", "b"]
+
+
+def test_names_that_are_not_there_are_an_empty_list():
+    assert typed("heads", "nothing") == "\n"
+    assert json.loads(typed("heads", "nothing", "--json")) == []
 
 
 def typed(*words):
