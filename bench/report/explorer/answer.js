@@ -104,7 +104,8 @@ function fronts(rows) {
   const lines = [];
   if (!better(state.x) || !better(state.y)) return { marks, lines };
   const sign = [better(state.x) === "lower" ? 1 : -1, better(state.y) === "lower" ? -1 : 1];
-  const at = (row) => [sign[0] * numbers(state.x)[row], sign[1] * numbers(state.y)[row]];
+  const [x, y] = [standing(state.x), standing(state.y)];
+  const at = (row) => [sign[0] * x[row], sign[1] * y[row]];
   const quiet = rows.filter((row) => !inCompany(state.x, row) && !inCompany(state.y, row));
   for (const group of contexts(quiet)) {
     const ordered = [...group].sort((one, other) => at(one)[0] - at(other)[0] || at(other)[1] - at(one)[1]);
@@ -144,7 +145,7 @@ function markNear(ordered, at, marks) {
 // The best row within the constraints, those that cannot be told apart from it, and the cheapest of them; one answer for
 // each context. `objective` is y, `cost` is x.
 function solve(rows) {
-  const objective = numbers(state.y);
+  const objective = standing(state.y);
   const sign = better(state.y) === "lower" ? -1 : 1;
   const inside = rows.filter((row) => within(row) === "in" && !Number.isNaN(objective[row]) && !inCompany(state.y, row));
   const answers = contexts(inside).map((group) => {
@@ -158,7 +159,7 @@ function solve(rows) {
 
 function cheapest(tied, best) {
   if (!better(state.x)) return { pick: best, alike: [] };
-  const cost = numbers(state.x);
+  const cost = standing(state.x);
   const sign = better(state.x) === "higher" ? -1 : 1;
   const priced = tied.filter((row) => !Number.isNaN(cost[row]) && !inCompany(state.x, row));
   if (!priced.length) return { pick: null, alike: [] };

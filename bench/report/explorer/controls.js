@@ -50,8 +50,14 @@ function drawLimits(rows) {
   const names = [...new Set([...offered(), ...added])];
   const place = document.getElementById("limits");
   place.replaceChildren(...names.map((name) => limitOf(name, steps(name, rows))).filter(Boolean));
-  const rest = columnGroups((name) => better(name) && !names.includes(name) && COLUMNS.get(name).class === undefined);
+  const seen = (name) => COLUMNS.get(name).class === undefined || steps(name, rows).length > 0;
+  const rest = columnGroups((name) => better(name) && !names.includes(name) && seen(name));
   fill(document.getElementById("add-limit"), [["", [["", "another column…"]]], ...rest], "");
+}
+
+// An id without spaces, whatever a class is called.
+function limitId(name) {
+  return `limit-${name.replace(/[^A-Za-z0-9_]/g, (letter) => `.${letter.codePointAt(0).toString(16)}.`)}`;
 }
 
 // A slider over the values that there are: each step lets one more row in or out. At its loose end there is no constraint.
@@ -59,7 +65,7 @@ function limitOf(name, values) {
   const limit = state.limits[name];
   if (!values.length && limit === undefined) return null;
   const lower = better(name) === "lower";
-  const id = `limit-${name}`;
+  const id = limitId(name);
   const loose = lower ? values.length : -1;
   let at = loose;
   if (limit !== undefined) at = lower ? values.filter((value) => value <= limit).length - 1 : values.findIndex((value) => value >= limit);

@@ -16,6 +16,7 @@ from bench.plan.cell import DEFAULTS, FIELDS
 from bench.plan.measure import TIMED, TRAINED, Column, Measure, measures
 from bench.report.explorer.ties import groups
 from bench.report.rows import DERIVED, Part, Reading, Row, Table, columns, headline
+from bench.report.standing import comparable, series_of
 from bench.report.tables import COMPANY_NOTE, IN_COMPANY
 from bench.stats.sampling import ROUNDS, interval, rounds_of
 from bench.store import pictures
@@ -43,6 +44,9 @@ def data(readings: Sequence[Reading], folders: Sequence[str]) -> dict[str, Any]:
     named = [name for name in FIELDS if name != "seed" and any(name in row.fields for *_, row in rows)]
     kept = _measures(rows)
     places = {measure["name"]: measure.pop("places") for measure in kept}
+    for measure in kept:
+        if found := _standing(measures().get(measure["name"]), [table for _, table in tables], places[measure["name"]]):
+            measure["standing"] = found
     return {
         "format": FORMAT,
         "company": {"sign": IN_COMPANY, "note": COMPANY_NOTE},
@@ -190,6 +194,24 @@ def _measure(measure: Measure, parts: Sequence[Part], at: Sequence[int]) -> dict
         found |= {"pictures": {index: names for index, part in enumerate(parts) if (names := _pictures(part))}}
     empty = ({}, {"values": [], "at": [-1] * len(parts)})
     return {name: value for name, value in found.items() if name == "numbers" or value not in empty}
+
+
+def _standing(measure: Measure | None, tables: Sequence[Table], places: Mapping[Part, int]) -> _Numbers:
+    """Column -> part -> its figure at one speed of the machine (`comparable`), where that is not what was measured.
+
+    Rows are ordered by it, as in `compare`; what is shown is what was measured.
+    """
+    found: _Numbers = {}
+    for column in measure.columns if measure is not None else ():
+        if measure is None or not series_of(measure, column.name):
+            continue
+        for table in tables:
+            known = (row.parts[measure.name] for row in table.rows if measure.name in row.parts)
+            of = comparable((part for part in known if column.name in part.values), measure, column.name)
+            moved = {places[part]: value for part, value in of.items() if value != part.values[column.name].mean}
+            if moved:
+                found.setdefault(column.name, {}).update(moved)
+    return found
 
 
 def _pictures(part: Part) -> list[str]:

@@ -206,7 +206,7 @@ function listen() {
   document.getElementById("add-limit").addEventListener("change", (event) => {
     added = [...added, event.target.value];
     drawLimits(look().rows);
-    document.getElementById(`limit-${added.at(-1)}`)?.focus();
+    document.getElementById(limitId(added.at(-1)))?.focus();
   });
   let timer = 0;
   document.getElementById("find").addEventListener("input", (event) => {

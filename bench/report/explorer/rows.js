@@ -99,6 +99,17 @@ function numbers(name) {
   return decoded.get(name);
 }
 
+// The numbers by which rows are ordered: times of several sessions at one speed of the machine, as they are compared.
+function standing(name) {
+  const column = COLUMNS.get(name);
+  const measure = MEASURES.get(column.measure);
+  const moved = measure.standing?.[name];
+  if (!moved) return numbers(name);
+  const key = `standing ${name}`;
+  if (!decoded.has(key)) decoded.set(key, numbers(name).map((value, row) => moved[measure.at[row]] ?? value));
+  return decoded.get(key);
+}
+
 function ofClass(classes, name) {
   const places = classes.names.map((names) => names.indexOf(name));
   return classes.at.map((list, part) => (list < 0 || places[list] < 0 ? null : classes.values[part][places[list]]));

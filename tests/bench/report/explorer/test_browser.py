@@ -109,6 +109,22 @@ def test_an_exact_limit_is_typed(visit: Visit, small: Path) -> None:
     assert page.locator("[data-limit=turn_ci_pct]").is_visible()
 
 
+def test_one_class_is_limited_like_any_column(visit: Visit, small: Path) -> None:
+    page = visit(small, f"#x=turn_ms&y=miou&{HERE}")
+    wanted = "class_iou[disc]"
+    assert page.locator(f"#add-limit option[value='{wanted}']").count() == 1
+    page.select_option("#add-limit", wanted)
+    slider = page.locator(f"[data-limit='{wanted}']")
+    assert slider.evaluate("one => one === document.activeElement")
+    page.keyboard.press("ArrowRight")
+    page.wait_for_function("document.querySelector('#answers').innerText.includes('odd')")
+    said = answer(page)
+    assert "IoU of disc ≥ 80" in said
+    assert "odd/16" in said
+    again = visit(small, page.evaluate("location.hash"))
+    assert answer(again) == said, "it is in the address, too"
+
+
 def test_its_fronts_are_those_of_compare(visit: Visit, small: Path, tmp_path: Path) -> None:
     with small_catalogue(tmp_path / "catalogue"):
         write(tmp_path / "one", COMPETING)
@@ -125,10 +141,10 @@ def test_its_fronts_are_those_of_compare(visit: Visit, small: Path, tmp_path: Pa
 def test_a_front_is_made_of_what_is_on_show(visit: Visit, small: Path) -> None:
     page = visit(small, VIEW)
     page.locator("[data-filter=backbone] > summary").click()
-    for name in ("far", "worse"):
+    for name in ("best", "worse"):
         page.check(f"[data-filter=backbone] input[value={name}]")
     found = {row["backbone"]: (row["pareto"], row["pick"]) for row in downloaded(page)}
-    assert found == {"far": ("front", "1"), "worse": ("", "")}
+    assert found == {"best": ("front", "1"), "worse": ("", "")}
     drawn(page, 2)
 
 

@@ -1,6 +1,7 @@
 """What the page of the explorer knows: the numbers of the records, and nothing else."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -142,3 +143,20 @@ def test_the_same_records_give_the_same_object_in_the_same_order(tmp_path: Path)
     folder = write(tmp_path / "box", matrix(3, seeds=2))
     first, second = (json.dumps(data([read(folder)], ["p/"])) for _ in range(2))
     assert first == second
+
+
+def test_times_of_several_sessions_are_ordered_at_one_speed_of_the_machine(tmp_path: Path) -> None:
+    def timed(name: str, cost: float, session: str, drift: float) -> Record:
+        record = turn(cost * drift, backbone=name, session=session, anchor="x")
+        index = record.samples["turn_ms_round"]
+        return replace(
+            record, samples={**record.samples, "anchor_ms": [4 * drift] * len(index), "anchor_ms_round": index}
+        )
+
+    records = [timed("a", 10.0, "s", 1.5), timed("b", 12.0, "t", 1.0)]
+    (measure,) = data([read(write(tmp_path / "box", records))], ["box/"])["measures"]
+    first, second = (measure["standing"]["turn_ms"][place] for place in range(2))
+    assert first < second, "as compare orders them"
+    assert measure["numbers"]["turn_ms"] == [15.0, 12.0], "what was measured is shown"
+    (measure,) = data([read(write(tmp_path / "calm", [turn(10.0)]))], ["calm/"])["measures"]
+    assert "standing" not in measure
