@@ -448,3 +448,17 @@ def test_the_verb_says_what_became_of_it(theirs: Path, tmp_path: Path) -> None:
     assert (found["taken"], found["there"], found["refused"][0]["count"]) == (0, 3, 1)
     done = call(cli.app, ["merge", mine, "--results", mine])
     assert isinstance(done.exception, UserError), "which `main` turns into exit code 2"
+
+
+def test_a_line_of_ones_own_that_a_run_left_torn_is_moved_aside_and_said(theirs: Path, tmp_path: Path) -> None:
+    """A crash cut the last line off: what joins begins a line of its own."""
+    own = write(tmp_path / "mine" / "box", [of(batch=4, latency_ms=9.0)], [HERE])
+    with (own / RECORDS).open("ab") as file:
+        file.write(b'{"measure":"latency","vers')
+    before = lines(own)
+    (merged,) = into(tmp_path, theirs)
+    assert merged.taken == 3
+    assert lines(own)[:1] == before[:1]
+    assert len([json.loads(line) for line in lines(own)]) == 4
+    assert (own / RECORDS).with_suffix(".torn").read_bytes() == b'{"measure":"latency","vers\n'
+    assert any("cut off by an earlier run" in sentence for sentence in merged.mended)
