@@ -34,6 +34,7 @@ from bench.report.tables import COMPANY_NOTE, MARGIN, SPREAD, error_bar, label, 
 from bench.report.terminal import TableColumn, TerminalTable, changes
 from bench.stats.family import ALONE, Family, family
 from bench.stats.ranking import Noise, Rank, Stat
+from bench.store.store import no_collection
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -162,6 +163,7 @@ class Comparison:
         return Group(*(part for section in self.sections for part in _render(section, self.by, wide=wide)))
 
 
+@no_collection()
 def compare(
     results: Path,
     *,

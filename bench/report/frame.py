@@ -10,8 +10,10 @@ from bench.errors import UserError
 from bench.plan.cell import FIELDS
 from bench.report.rows import DERIVED, Part, Row, columns, folders, numbers, read
 from bench.store.record import Record
+from bench.store.store import no_collection
 
 
+@no_collection()
 def load(results: Path | str, *others: Path | str) -> pd.DataFrame:
     """One line for each row and seed, over all machines under results folders (or of machines' folders).
 

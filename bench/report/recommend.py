@@ -33,6 +33,7 @@ from bench.report.standing import between, comparable, pareto, series_of
 from bench.stats.bootstrap import SEEDS
 from bench.stats.family import ALONE, ALPHA, Family, holm
 from bench.stats.ranking import Noise, quantile, t95
+from bench.store.store import no_collection
 
 COSTS = ("latency_ms", "peak_mib", "gmacs", "params_m")
 """What makes a row cheap, the first of these that is known of the rows, where nothing was said."""
@@ -155,6 +156,7 @@ class _Candidate:
     sizes: Mapping[str, float] = field(default_factory=dict)
 
 
+@no_collection()
 def recommend(
     results: Path,
     *,

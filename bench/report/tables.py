@@ -20,6 +20,7 @@ from bench.report.rows import DERIVED, Part, Reading, Table, columns, folders, h
 from bench.report.terminal import NO_BREAK, TableColumn, TerminalTable
 from bench.stats.ranking import Stat
 from bench.store.record import Record
+from bench.store.store import no_collection
 
 SPREAD = f"±{NO_BREAK}sd (seeds)"
 """Title of the column beside a mean over seeds."""
@@ -61,6 +62,7 @@ class Result:
         return not self.differing
 
 
+@no_collection()
 def report(results: Path, *, check: bool = False) -> Result:
     """Write ``<task>.md``, ``<task>.csv``, ``learning.md``, ``reach.md``, ``laws.md`` beside records, or check them.
 

@@ -140,13 +140,18 @@ class Writer:
 
 @contextmanager
 def no_collection() -> Iterator[None]:
-    """Within it nobody looks for cycles: of what is read none has any, and looking takes half of the time."""
+    """Within it nobody looks for cycles: of what is read none has any, and looking takes half of the time.
+
+    What was made meanwhile counts as old afterwards, or all of it would be looked through three times at once.
+    """
     on = gc.isenabled()
     gc.disable()
     try:
         yield
     finally:
         if on:
+            gc.freeze()
+            gc.unfreeze()
             gc.enable()
 
 
