@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import cache
 
 from bench.errors import UserError, unknown
 from bench.plan.cell import FIELDS
@@ -24,6 +25,7 @@ def check_known(kind: str, names: Iterable[str], there: Iterable[str]) -> None:
             raise unknown(kind, name, there)
 
 
+@cache  # tables ask for it once a row
 def column_of(name: str) -> tuple[Measure, Column]:
     """A column, of which more or less is better, and its measure; ``column[class]`` is one.
 

@@ -14,7 +14,7 @@ be claimed of the means.
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cache, cached_property, lru_cache
 from itertools import permutations
 from operator import itemgetter
 from pathlib import Path
@@ -78,12 +78,16 @@ class Part:
     @cached_property
     def values(self) -> Mapping[str, Stat]:
         """Column -> statistics over seeds; ``column[class]`` for a number a class. What is unknown is not there."""
-        found: dict[str, list[float]] = defaultdict(list)
-        for record in self.records:
-            if record.status == "ok":
-                for name, number in numbers(record):
-                    found[name].append(number)
-        known = {name: stat(values) for name, values in found.items()}
+        if len(self.records) == 1:  # most are of one seed, and of the others some have a hundred classes
+            record = self.records[0]
+            known = {name: Stat(number, None, 1) for name, number in numbers(record)} if record.status == "ok" else {}
+        else:
+            found: dict[str, list[float]] = defaultdict(list)
+            for record in self.records:
+                if record.status == "ok":
+                    for name, number in numbers(record):
+                        found[name].append(number)
+            known = {name: stat(values) for name, values in found.items()}
         if not self.company:
             return known
         columns = measures()[self.measure].columns
@@ -251,7 +255,8 @@ def gather(folder: Path, records: Iterable[Record], described: Mapping[str, Envi
     return Reading(folder, tuple(tables), dict(sorted(left_out.items())))
 
 
-def columns(task: str | None = None) -> list[tuple[Measure, Column]]:
+@cache
+def columns(task: str | None = None) -> tuple[tuple[Measure, Column], ...]:
     """The columns of a task (None: of all) in the order of tables: what ranks first, then the most specific measures.
 
     Raises:
@@ -271,7 +276,7 @@ def columns(task: str | None = None) -> list[tuple[Measure, Column]]:
                 raise UserError(f"measures '{other}' and '{measure.name}' both have a column '{column.name}'")
             found[column.name] = measure, column
     found |= {column.name: (DERIVED, column) for column in DERIVED.columns}
-    return [(measure, column) for measure, column in found.values() if _applies(column, task, False)]
+    return tuple((measure, column) for measure, column in found.values() if _applies(column, task, False))
 
 
 def headline(task: str) -> tuple[Measure, Column] | None:
@@ -279,17 +284,23 @@ def headline(task: str) -> tuple[Measure, Column] | None:
     return next((pair for pair in columns(task) if pair[1].headline), None)
 
 
-def numbers(record: Record) -> Iterator[tuple[str, float]]:
+def numbers(record: Record) -> list[tuple[str, float]]:
     """The known numbers of a record by column, or by ``column[class]``."""
+    found: list[tuple[str, Any]] = []
     for name, value in record.values.items():
-        items = (
-            ((f"{name}[{key}]", number) for key, number in value.items())
-            if isinstance(value, dict)
-            else [(name, value)]
-        )
-        for label, number in items:
-            if isinstance(number, int | float):
-                yield label, number
+        if isinstance(value, dict):
+            found += zip(_labels(name, tuple(value)), value.values(), strict=True)
+        else:
+            found.append((name, value))
+    return [pair for pair in found if type(pair[1]) in _NUMBERS]
+
+
+_NUMBERS = frozenset({bool, int, float})
+
+
+@lru_cache(maxsize=1024)  # records of one data set have the same classes
+def _labels(column: str, classes: tuple[str, ...]) -> list[str]:
+    return [f"{column}[{name}]" for name in classes]
 
 
 def noise(parts: Iterable[Part], column: str) -> Noise | None:

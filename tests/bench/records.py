@@ -11,6 +11,8 @@ import pytest
 from bench import catalogue
 from bench.plan.environment import Environment
 from bench.plan.measure import measures
+from bench.report.choosing import column_of
+from bench.report.rows import columns
 from bench.store.record import Record
 from bench.store.store import ENVIRONMENTS, RECORDS
 
@@ -163,3 +165,5 @@ def forget() -> None:
     """Have the catalogue look at its folders again."""
     catalogue._read_all.cache_clear()
     measures.cache_clear()
+    columns.cache_clear()
+    column_of.cache_clear()
