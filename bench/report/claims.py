@@ -15,9 +15,13 @@ difference is claimed only beyond `UNLINKED`.
 """
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist, median
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from bench.plan.measure import Measure
 from bench.stats.family import ALPHA
@@ -110,6 +114,34 @@ def claim(measure: Measure, first: Record, second: Record, series: str = "", *, 
 def against_anchor(measure: Measure, record: Record, series: str = "") -> Ratio | None:
     """Series of a record against the anchor of its session, round by round; None: no anchor, or too few rounds."""
     return _linked(record, series or measure.interleaved)
+
+
+class Unlinked:
+    """Of many records, which differences cannot be claimed, found in arrays: a large table has a million pairs.
+
+    Where nothing ties two records together, their figures alone decide; of all others it says nothing.
+    """
+
+    def __init__(self, measure: Measure, records: Sequence[Record], series: str) -> None:
+        values = [record.values.get(series) for record in records]
+        known = [value if isinstance(value, int | float) and value > 0 else math.nan for value in values]
+        self._logs = np.log(np.array(known, dtype=float))
+        self._floored = np.array([isinstance(record.values.get(measure.floor), int | float) for record in records])
+        self._sessions = _numbered([record.values.get("session") for record in records])
+        self._anchors = _numbered([record.values.get("anchor") for record in records])
+
+    def may_differ(self, one: int, others: NDArray[np.intp]) -> NDArray[np.bool_]:
+        """Which of ``others`` may be claimed to differ from ``one``; both are places among the records."""
+        tied = (self._sessions[others] == self._sessions[one]) | (self._anchors[others] == self._anchors[one])
+        tied &= self._floored[others] & self._floored[one]
+        # A little less than `claim` asks for: there it is the logarithm of a quotient, rounded another way.
+        return tied | (np.abs(self._logs[others] - self._logs[one]) > math.log1p(UNLINKED) - 1e-9)
+
+
+def _numbered(names: Sequence[Any]) -> NDArray[np.intp]:
+    """Equal names as equal numbers."""
+    numbers: dict[Any, int] = {}
+    return np.array([numbers.setdefault(name, len(numbers)) for name in names], dtype=np.intp)
 
 
 def _ratio(series: str, first: Record, second: Record, *, together: bool) -> Ratio | None:

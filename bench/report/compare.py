@@ -29,7 +29,16 @@ from bench.report.choosing import AXES, axis_of, check_class, check_known, colum
 from bench.report.evidence import Paired, chance, pairing
 from bench.report.naming import Naming, naming
 from bench.report.rows import Part, Row, Table, folders, headline, noise, order, rank, read
-from bench.report.standing import between, chance_of, claimed_ranks, comparable, pareto, series_of, unbeaten
+from bench.report.standing import (
+    between,
+    chance_of,
+    claimed_ranks,
+    comparable,
+    costs_may_differ,
+    pareto,
+    series_of,
+    unbeaten,
+)
 from bench.report.tables import COMPANY_NOTE, MARGIN, SPREAD, error_bar, label, number
 from bench.report.terminal import TableColumn, TerminalTable, changes
 from bench.stats.family import ALONE, Family, family
@@ -344,7 +353,8 @@ def _points(
             return False
         return worth > other_worth and values_differ(one[1], other[1])
 
-    nearly = unbeaten(quiet, front, coordinates, beats) if cost.known or value.known else set()
+    may_differ = costs_may_differ([parts[0] for parts in quiet], cost.measure, cost.name)
+    nearly = unbeaten(quiet, front, coordinates, beats, may_differ) if cost.known or value.known else set()
     return [
         Point(
             group[parts],

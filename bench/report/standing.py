@@ -7,9 +7,10 @@ from statistics import median
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from bench.plan.measure import Measure
-from bench.report.claims import against_anchor, claim, processes
+from bench.report.claims import Unlinked, against_anchor, claim, processes
 from bench.report.rows import Part
 from bench.stats.ranking import Noise, Rank
 
@@ -37,6 +38,7 @@ def unbeaten(
     front: Collection[Pair],
     place: Callable[[Pair], tuple[float, float]],
     beats: Callable[[Pair, Pair], bool],
+    may_differ: Callable[[int, NDArray[np.intp]], NDArray[np.bool_]] | None = None,
 ) -> set[Pair]:
     """Those off the front that nothing is claimed to beat.
 
@@ -48,6 +50,8 @@ def unbeaten(
         front: of them.
         place: cost and worth of one.
         beats: whether the one is claimed to beat the other.
+        may_differ: which of some (by their places in ``quiet``) may be claimed to cost something else than one; the
+            others are not asked about. None: all may.
     """
     prices, worths = np.array([place(parts) for parts in quiet], dtype=float).reshape(-1, 2).T
     everywhere = np.arange(len(quiet))
@@ -58,6 +62,8 @@ def unbeaten(
             continue
         for some in (stairs, everywhere):  # cheapest first: what costs the least is the surest to cost less
             better = some[(prices[some] <= prices[index]) & (worths[some] > worths[index])]
+            if may_differ is not None:
+                better = better[(prices[better] == prices[index]) | may_differ(index, better)]
             if any(beats(quiet[other], parts) for other in better):
                 break
         else:
@@ -72,6 +78,14 @@ def series_of(measure: Measure, column: str) -> str:
     if column.endswith("images_per_s"):
         return measure.interleaved
     return column if column.endswith("_ms") and "_p9" not in column else ""
+
+
+def costs_may_differ(
+    parts: Sequence[Part], measure: Measure, column: str
+) -> Callable[[int, NDArray[np.intp]], NDArray[np.bool_]] | None:
+    """For `unbeaten`, of a cost's parts; None where any difference counts."""
+    timed = series_of(measure, column)
+    return Unlinked(measure, [part.records[0] for part in parts], timed).may_differ if timed else None
 
 
 def comparable(parts: Iterable[Part], measure: Measure, column: str) -> dict[Part, float]:

@@ -11,8 +11,7 @@ import pytest
 from bench import catalogue
 from bench.plan.environment import Environment
 from bench.plan.measure import measures
-from bench.report.choosing import column_of
-from bench.report.rows import columns
+from bench.report import choosing, rows
 from bench.store.record import Record
 from bench.store.store import ENVIRONMENTS, RECORDS
 
@@ -165,5 +164,5 @@ def forget() -> None:
     """Have the catalogue look at its folders again."""
     catalogue._read_all.cache_clear()
     measures.cache_clear()
-    columns.cache_clear()
-    column_of.cache_clear()
+    rows.columns.cache_clear()
+    choosing.column_of.cache_clear()

@@ -3,11 +3,13 @@
 import math
 import random
 from dataclasses import replace
+from itertools import product
 
+import numpy as np
 import pytest
 
 from bench.plan.measure import COMPANY, Column, Measure
-from bench.report.claims import SUPPOSED, TWINS_DIFFER, UNLINKED, claim, processes
+from bench.report.claims import SUPPOSED, TWINS_DIFFER, UNLINKED, Unlinked, claim, processes
 from bench.stats.family import ALPHA, family
 from bench.stats.sampling import noise_floor
 from bench.store.record import Record
@@ -140,3 +142,21 @@ def test_of_200_tables_of_equal_times_at_most_one_in_twenty_claims_anything(own,
         single += min(pairs.values()) <= ALPHA
     assert corrected <= 10, "5 % of 200"
     assert single > 10 or own < 0.01, "without the correction many do, where processes differ at all"
+
+
+def test_what_is_found_in_arrays_to_be_no_difference_is_none():
+    sessions = ({"session": "s"}, {"session": "t"}, {"session": "u", "anchor": "b"}, {"session": None, "anchor": ""})
+    records = [
+        record(factor, floor=floor, **session)
+        for factor, floor, session in product((1.0, 1.04, 1.2, 1 + UNLINKED, 2.0), (1.0, None), sessions)
+    ]
+    bare = Record("turns", 1, {}, {}, "here", "ok", "", {"turn_ms": None}, {})
+    records.append(bare)
+    everything = np.arange(len(records))
+    known = Unlinked(MEASURE, records, "turn_ms")
+    refused = 0
+    for place, one in enumerate(records):
+        for other, may in zip(records, known.may_differ(place, everything), strict=True):
+            refused += not may
+            assert may or not claim(MEASURE, one, other).different
+    assert refused > len(records) ** 2 / 4, "and that are many"
