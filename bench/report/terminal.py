@@ -4,12 +4,13 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import zip_longest
+from itertools import groupby, zip_longest
+from operator import add, itemgetter
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions
-    from rich.text import Text
+    from rich.segment import Segment
 
 NO_BREAK = "\N{NO-BREAK SPACE}"
 """A space at which no line ends; it is printed as a usual one."""
@@ -82,12 +83,17 @@ class TerminalTable:
     caption: Sequence[str] = ()
     wide: bool = False
 
-    def __rich_console__(self, console: "Console", options: "ConsoleOptions") -> "Iterator[Text]":
+    def __rich_console__(self, console: "Console", options: "ConsoleOptions") -> "Iterator[Segment]":
         """The lines for a console of this width."""
-        from rich.text import Text  # noqa: PLC0415, reading needs no rich
+        from rich.control import strip_control_codes  # noqa: PLC0415, reading needs no rich
+        from rich.segment import Segment  # noqa: PLC0415
 
-        for line, style in self.lines(options.max_width):
-            yield Text(line, style, no_wrap=True, overflow="ignore")
+        for style, group in groupby(self.lines(options.max_width), key=itemgetter(1)):
+            lines = [line.expandtabs() for line, _ in group]
+            # What has no style, which is nearly all of a large table, goes to the console in one piece.
+            for text in lines if style else ["\n".join(lines)]:
+                yield Segment(strip_control_codes(text), console.get_style(style) if style else None)
+                yield Segment.line()
 
     def lines(self, width: int) -> Iterator[tuple[str, str]]:
         """Lines and their styles for a terminal of that many characters."""
@@ -146,12 +152,22 @@ class _Layout:
     def row(self, index: int) -> Iterator[str]:
         """The lines of one row."""
         yield from self._named([column.cells[index] for column in self.above])
-        yield from self._beside(
+        cells = [column[index] for column in self._cells]
+        if all(len(lines) == 1 for lines in cells):
+            yield from self._line([lines[0] for lines in cells])
+        else:
+            yield from self._beside(cells)
+
+    @cached_property
+    def _cells(self) -> Sequence[Sequence[Sequence[str]]]:
+        """For each column the lines of its cells, as wide as the column."""
+        return [
             [
-                wrap(column.cells[index], width) if column.folds else [column.cells[index]]
-                for column, width in zip(self.columns, self.widths, strict=True)
+                [_padded(text, column, width) for text in (wrap(cell, width) if column.folds else [cell])]
+                for cell in column.cells
             ]
-        )
+            for column, width in zip(self.columns, self.widths, strict=True)
+        ]
 
     def _named(self, texts: Sequence[str]) -> Iterator[str]:
         """Names in a line, two spaces apart; in several lines where they are too long."""
@@ -163,13 +179,19 @@ class _Layout:
 
     def _beside(self, cells: Sequence[Sequence[str]]) -> Iterator[str]:
         for texts in zip_longest(*cells, fillvalue=""):
-            line = INDENT if self.above else ""
-            for place, (text, column, width) in enumerate(zip(texts, self.columns, self.widths, strict=True)):
-                gap = " " * column.gap if place else ""
-                space = " " * (width - _length(text))
-                line += gap + (space + text if column.right else text + space)
-            if line.strip():
-                yield _shown(line)
+            yield from self._line([_padded(*one) for one in zip(texts, self.columns, self.widths, strict=True)])
+
+    def _line(self, texts: Sequence[str]) -> Iterator[str]:
+        """Texts as wide as their columns in a line; nothing where they are blank."""
+        line = "".join(map(add, self._gaps, texts))
+        if line.strip():
+            yield _shown(line)
+
+    @cached_property
+    def _gaps(self) -> Sequence[str]:
+        """What stands before each column."""
+        start = INDENT if self.above else ""
+        return [" " * column.gap if place else start for place, column in enumerate(self.columns)]
 
 
 def wrap(text: str, width: int | None, indent: str = "") -> list[str]:
@@ -219,6 +241,12 @@ def _widths(columns: Sequence[TableColumn], spare: int) -> Iterator[int]:
         more = max(0, min(spare, column.full - column.least))
         spare -= more
         yield column.least + more
+
+
+def _padded(text: str, column: TableColumn, width: int) -> str:
+    """A text as wide as its column."""
+    space = " " * (width - _length(text))
+    return space + text if column.right else text + space
 
 
 def _length(text: str) -> int:
