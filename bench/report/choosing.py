@@ -52,7 +52,7 @@ def check_class(name: str, rows: Iterable[Row]) -> None:
     """Refuse ``column[class]`` for a class, and a bare column of classes, that no row has; says which there are."""
     plain = name.partition("[")[0]
     parts = {part for row in rows for part in row.parts.values()}
-    classes = sorted({key for part in parts for key in part.values if key.startswith(f"{plain}[")})
+    classes = sorted({f"{plain}[{one}]" for known in {part.classes.get(plain, ()) for part in parts} for one in known})
     if (classes or "[" in name) and name not in classes:
         raise unknown("column", name, classes or [plain])
 

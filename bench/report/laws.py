@@ -27,7 +27,7 @@ import numpy as np
 
 from bench.plan.measure import Column, Measure
 from bench.report.claims import Claim, against_anchor, claim, processes
-from bench.report.rows import Part, Table, columns, order
+from bench.report.rows import Part, Table, columns
 from bench.stats.power import Crossing, Law, crossing, law
 from bench.stats.ranking import Noise
 from bench.store.record import Record
@@ -142,10 +142,9 @@ def found(tables: Iterable[Table]) -> list[Laws]:
     """Those of every table that has any; series that have a law alone."""
     known = []
     for table in tables:
-        over_pixels = list(_series(table, "pixels"))
-        several = [
-            one for one in _series(table, "tokens") if len({point.part.fields["patch"] for point in one.points}) > 1
-        ]
+        measured = _measured(table)
+        over_pixels = list(_series(measured, "pixels"))
+        several = [one for one in _series(measured, "tokens") if one.patches > 1]
         lawful = tuple(one for one in [*over_pixels, *several] if one.law() is not None)
         swaps, kept = _swaps([one for one in over_pixels if one.column.name in SWAPPING])
         if lawful or swaps:
@@ -156,25 +155,39 @@ def found(tables: Iterable[Table]) -> list[Laws]:
 # Points and series.
 
 
-def _series(table: Table, over: str) -> Iterator[Series]:
+_Measured = list[tuple[Measure, Column, dict[Part, float | None]]]
+"""Each of `QUANTITIES`, with the parts that have it and their tokens."""
+
+
+def _measured(table: Table) -> _Measured:
     known = {column.name: (measure, column) for measure, column in columns(table.task)}
+    return [(*known[name], _parts(table, *known[name])) for name in QUANTITIES if name in known]
+
+
+def _series(measured: _Measured, over: str) -> Iterator[Series]:
     reference = _References()
-    for measure, column in (known[name] for name in QUANTITIES if name in known):
+    for measure, column, parts in measured:
         groups: dict[tuple[Any, ...], list[tuple[Part, float | None]]] = defaultdict(list)
         company: dict[tuple[Any, ...], int] = defaultdict(int)
-        for part, tokens in _parts(table, measure, column).items():
-            key = tuple(item for item in sorted(part.fields.items()) if item[0] not in OVER[over])
+        names = sorted(name for name in measure.fields if name not in (*OVER[over], "seed"))
+        for part, tokens in parts.items():
+            key = tuple([part.fields[name] for name in names])
             if part.values[column.name].company:
                 company[key] += 1
             elif over == "pixels" or tokens is not None:
                 groups[key].append((part, tokens))
         for key, group in groups.items():
+            # Of one patch size there is no law over tokens; times are looked at for the reference of their anchor.
+            exact = column.name != measure.interleaved
+            if over == "tokens" and exact and len({part.fields["patch"] for part, _ in group}) == 1:
+                continue
             # Samples are read where there is something to compare alone.
             if len({_pixels(part) if over == "pixels" else tokens for part, tokens in group}) > 1:
                 points = [_point(measure, column, part, tokens, reference) for part, tokens in group]
                 tied = _tied(points, over)
-                ordered = sorted(tied, key=lambda point: (getattr(point, over), order(point.part.fields)))
-                yield Series(measure, column, over, dict(key), tuple(ordered), company[key], len(points) - len(tied))
+                ordered = sorted(tied, key=lambda point: (getattr(point, over), point.part.place))
+                fields = dict(zip(names, key, strict=True))
+                yield Series(measure, column, over, fields, tuple(ordered), company[key], len(points) - len(tied))
 
 
 def _parts(table: Table, measure: Measure, column: Column) -> dict[Part, float | None]:
@@ -188,11 +201,12 @@ def _parts(table: Table, measure: Measure, column: Column) -> dict[Part, float |
         count = row.values.get("tokens")
         found[part] = found.get(part) if count is None else count.mean
     known = {part: tokens for part, tokens in found.items() if part.values[column.name].mean > 0}
-    return dict(sorted(known.items(), key=lambda item: order(item[0].fields)))
+    return dict(sorted(known.items(), key=lambda item: item[0].place))
 
 
 def _own(part: Part) -> bool:
-    return all(part.fields[name] == part.records[0].fields[name] for name in ("backbone", "head"))
+    mine, measured = part.fields, part.records[0].fields
+    return mine["backbone"] == measured["backbone"] and mine["head"] == measured["head"]
 
 
 def _pixels(part: Part) -> int:

@@ -3,6 +3,7 @@
 import csv
 import io
 import re
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,11 +13,11 @@ from bench import catalogue
 from bench.errors import UserError
 from bench.plan import recipe as recipes
 from bench.plan.cell import FIELDS
-from bench.plan.measure import TRAINED, Column, Measure, measures
+from bench.plan.measure import TRAINED, Column, measures
 from bench.report import law_tables, reach
 from bench.report.learning import learning
 from bench.report.naming import IDENTITY, OTHERS, choices, naming
-from bench.report.rows import DERIVED, Part, Reading, Table, columns, folders, headline, read, vary
+from bench.report.rows import DERIVED, Part, Reading, Row, Table, columns, folders, headline, read, vary
 from bench.report.terminal import NO_BREAK, TableColumn, TerminalTable
 from bench.stats.ranking import Stat
 from bench.store.record import Record
@@ -301,9 +302,9 @@ def _company(table: Table) -> list[str]:
 def _per_class(table: Table) -> list[str]:
     """A table for each column that holds a number a class, of the measurements that have it."""
     blocks = []
+    of_measure = _by_measure(table.rows)
     for measure, column in columns(table.task):
-        parts = list(dict.fromkeys(row.parts[measure.name] for row in table.rows if measure.name in row.parts))
-        parts = [part for part in parts if any(name.startswith(f"{column.name}[") for name in part.values)]
+        parts = [part for part in of_measure[measure.name] if column.name in part.classes]
         if not parts:
             continue
         classes = _classes(parts, column)
@@ -408,14 +409,15 @@ def as_csv(tables: Sequence[Table]) -> str:
     """Every row and column of these tables; columns of all tasks where there are several."""
     tasks = {table.task for table in tables}
     rows = [(table, row) for table in tables for row in table.rows]
-    shown: list[tuple[Measure, str]] = []
+    shown: list[str] = []
+    of_measure = _by_measure(row for _, row in rows)
     for measure, column in columns(tables[0].task if len(tasks) == 1 else None):
-        classes = _classes([row.parts[measure.name] for _, row in rows if measure.name in row.parts], column)
-        shown += [(measure, f"{column.name}[{name}]") for name in classes] or [(measure, column.name)]
+        classes = _classes(of_measure[measure.name], column)
+        shown += [f"{column.name}[{name}]" for name in classes] or [column.name]
     present = sorted({name for _, row in rows for name in row.parts})
     named = [name for name in FIELDS if name != "seed"]
     head = ["environment", "machine", "task", *named, "rank"]
-    head += [text for _, name in shown for text in (name, f"{name}_sd", f"{name}_n")]
+    head += [text for name in shown for text in (name, f"{name}_sd", f"{name}_n")]
     head.append("bound_by")
     head += [f"{kind}_{name}" for name in present for kind in ("status", "reason")]
     beside = sorted({name for _, row in rows for name, part in row.parts.items() if part.company})
@@ -423,28 +425,50 @@ def as_csv(tables: Sequence[Table]) -> str:
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow(head)
-    for table, row in rows:
-        line = [table.environment.comparable, table.machine, table.task]
-        line += choices(row.fields, named)
-        line.append(str(table.ranks.get(row, "")))
-        for _, name in shown:
-            stat = row.values.get(name)
-            line += [repr(stat.mean), "" if stat.sd is None else repr(stat.sd), stat.n] if stat else ["", "", ""]
-        line.append(row.bound)
-        for name in present:
-            part = row.parts.get(name)
-            line += [part.status, part.reason] if part else ["", ""]
-        line += [row.parts[name].company if name in row.parts else "" for name in beside]
-        writer.writerow(line)
+    # Column by column: most of them are empty, and there are hundreds.
+    body: list[Iterable[Any]] = [
+        [table.environment.comparable for table, _ in rows],
+        [table.machine for table, _ in rows],
+        [table.task for table, _ in rows],
+        *zip(*(choices(row.fields, named) for _, row in rows), strict=True),
+        [str(table.ranks.get(row, "")) for table, row in rows],
+    ]
+    known = {name for parts in of_measure.values() for part in parts for name in part.values}
+    known |= {column.name for column in DERIVED.columns}
+    for name in shown:
+        stats = [row.values.get(name) for _, row in rows] if name in known else ()
+        body += _figures(stats) if any(stats) else [[""] * len(rows)] * 3
+    body.append([row.bound for _, row in rows])
+    for name in present:
+        parts = [row.parts.get(name) for _, row in rows]
+        body += [[part.status if part else "" for part in parts], [part.reason if part else "" for part in parts]]
+    body += [[row.parts[name].company if name in row.parts else "" for _, row in rows] for name in beside]
+    writer.writerows(zip(*body, strict=True))
     return file.getvalue()
+
+
+def _figures(stats: Sequence[Stat | None]) -> list[list[Any]]:
+    """Columns of means, standard deviations and numbers of seeds; what is unknown is empty."""
+    return [
+        [repr(stat.mean) if stat else "" for stat in stats],
+        ["" if stat is None or stat.sd is None else repr(stat.sd) for stat in stats],
+        [stat.n if stat else "" for stat in stats],
+    ]
 
 
 def _classes(parts: Iterable[Part], column: Column) -> list[str]:
     """Names of the classes of a column, in the order in which the measure gave them."""
-    start = f"{column.name}["
-    return list(
-        dict.fromkeys(name[len(start) : -1] for part in parts for name in part.values if name.startswith(start))
-    )
+    several = dict.fromkeys(part.classes.get(column.name, ()) for part in parts)
+    return list(dict.fromkeys(name for classes in several for name in classes))
+
+
+def _by_measure(rows: Iterable[Row]) -> Mapping[str, list[Part]]:
+    """Measure -> its parts in the order of the rows, each once."""
+    found: dict[str, dict[Part, None]] = defaultdict(dict)
+    for row in rows:
+        for name, part in row.parts.items():
+            found[name][part] = None
+    return defaultdict(list, {name: list(parts) for name, parts in found.items()})
 
 
 def _stated(fixed: Mapping[str, Any]) -> str:

@@ -109,6 +109,9 @@ def by_round(samples: Sequence[float], rounds: Sequence[float]) -> dict[int, flo
     Raises:
         ValueError: the two are not of one length.
     """
+    once = dict(zip(map(int, rounds), samples, strict=True))
+    if len(once) == len(samples):
+        return once
     groups: dict[int, list[float]] = defaultdict(list)
     for sample, index in zip(samples, rounds, strict=True):
         groups[int(index)].append(sample)

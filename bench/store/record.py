@@ -1,6 +1,7 @@
 """A record: one measurement that was made, or could not be made, as one line of JSON."""
 
 import json
+import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -211,6 +212,9 @@ class Stored(Mapping[str, Sequence[float]]):
     def __getitem__(self, name: str) -> Sequence[float]:
         return _stored(*self._place)[name]
 
+    def __contains__(self, name: object) -> bool:
+        return name in _stored(*self._place)
+
     def __iter__(self) -> Iterator[str]:
         return iter(_stored(*self._place))
 
@@ -218,11 +222,41 @@ class Stored(Mapping[str, Sequence[float]]):
         return len(_stored(*self._place))
 
 
+class _Sampled(msgspec.Struct):
+    """What a line has samples in; what else it says is passed over."""
+
+    samples: dict[str, list[float | int | None]] = {}
+
+
+_sampled = msgspec.json.Decoder(_Sampled).decode
+
+
+class _Opened:
+    """A file that stays open for the next line, as long as somebody holds this."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = os.open(path, os.O_RDONLY)
+
+    def read(self, start: int, size: int) -> bytes:
+        return os.pread(self._file, size, start)
+
+    def __del__(self) -> None:
+        if hasattr(self, "_file"):
+            os.close(self._file)
+
+
+@lru_cache(maxsize=8)
+def _opened(path: Path, state: tuple[int, int]) -> _Opened:  # noqa: ARG001 - a key
+    return _Opened(path)
+
+
 @lru_cache(maxsize=64)  # who asks for one series asks for the next one
-def _stored(path: Path, start: int, size: int, state: tuple[int, int]) -> dict[str, list[Any]]:  # noqa: ARG001 - a key
+def _stored(path: Path, start: int, size: int, state: tuple[int, int]) -> dict[str, list[Any]]:
     try:
-        with path.open("rb") as file:
-            file.seek(start)
-            return _samples(_read(file.read(size)).samples)
+        line = _opened(path, state).read(start, size)
+        try:
+            return _sampled(line).samples
+        except ValueError:  # no more than `_read` reads, or nothing at all
+            return _samples(_read(line).samples)
     except (OSError, ValueError) as error:
         raise UserError(f"{path}, at byte {start}: samples cannot be read again ({error})") from error
