@@ -104,7 +104,7 @@ class Part:
         """What sorts it among others, see `order`."""
         return order(self.fields)
 
-    @property
+    @cached_property
     def company(self) -> str:
         """Why its figures count as taken in company, or ""."""
         return next((record.company for record in self.records if record.company), "")
@@ -117,6 +117,8 @@ class Part:
     @property
     def status(self) -> str:
         """The status, or several joined by ``+`` when seeds differ."""
+        if len(self.records) == 1:
+            return self.records[0].status
         found = {record.status for record in self.records}
         return "+".join(status for status in STATUSES if status in found)
 
@@ -152,17 +154,20 @@ class Row:
         company = self._limits_in_company
         return found | {name: Stat(value, None, 1, company) for name, value in derived.items() if value is not None}
 
-    @property
+    @cached_property
     def _limits_in_company(self) -> bool:
         return any(
-            stat.company for part in self.parts.values() for name, stat in part.values.items() if name in _LIMITING
+            stat.company
+            for part in self.parts.values()
+            if part.company
+            for name, stat in part.values.items()
+            if name in _LIMITING
         )
 
     @property
     def bound(self) -> str:
         """What bounds the latency; "" where there is none, or where it was taken in company: that would be a claim."""
-        timed = any("latency_ms" in part.values for part in self.parts.values())
-        return self.limits.bound if timed and not self._limits_in_company else ""
+        return self.limits.bound if "latency_ms" in self.values and not self._limits_in_company else ""
 
     @cached_property
     def limits(self) -> Roofline:

@@ -303,11 +303,12 @@ def _per_class(table: Table) -> list[str]:
     """A table for each column that holds a number a class, of the measurements that have it."""
     blocks = []
     of_measure = _by_measure(table.rows)
+    of_classes = {name: _of_classes(parts) for name, parts in of_measure.items()}
     for measure, column in columns(table.task):
-        parts = [part for part in of_measure[measure.name] if column.name in part.classes]
-        if not parts:
+        classes = _classes(of_classes.get(measure.name, ()), column)
+        if not classes:
             continue
-        classes = _classes(parts, column)
+        parts = [part for part in of_measure[measure.name] if column.name in part.classes]
         several, _ = vary(parts, OTHERS)
         body = [
             [
@@ -411,8 +412,9 @@ def as_csv(tables: Sequence[Table]) -> str:
     rows = [(table, row) for table in tables for row in table.rows]
     shown: list[str] = []
     of_measure = _by_measure(row for _, row in rows)
+    of_classes = {name: _of_classes(parts) for name, parts in of_measure.items()}
     for measure, column in columns(tables[0].task if len(tasks) == 1 else None):
-        classes = _classes(of_measure[measure.name], column)
+        classes = _classes(of_classes.get(measure.name, ()), column)
         shown += [f"{column.name}[{name}]" for name in classes] or [column.name]
     present = sorted({name for _, row in rows for name in row.parts})
     named = [name for name in FIELDS if name != "seed"]
@@ -456,10 +458,18 @@ def _figures(stats: Sequence[Stat | None]) -> list[list[Any]]:
     ]
 
 
-def _classes(parts: Iterable[Part], column: Column) -> list[str]:
+_OfClasses = Iterable[Mapping[str, tuple[str, ...]]]
+"""What `Part.classes` says, of several parts."""
+
+
+def _of_classes(parts: Iterable[Part]) -> _OfClasses:
+    """Each once: a thousand parts have the same classes."""
+    return list({id(part.classes): part.classes for part in parts}.values())
+
+
+def _classes(known: _OfClasses, column: Column) -> list[str]:
     """Names of the classes of a column, in the order in which the measure gave them."""
-    several = dict.fromkeys(part.classes.get(column.name, ()) for part in parts)
-    return list(dict.fromkeys(name for classes in several for name in classes))
+    return list(dict.fromkeys(name for classes in known for name in classes.get(column.name, ())))
 
 
 def _by_measure(rows: Iterable[Row]) -> Mapping[str, list[Part]]:
@@ -468,7 +478,7 @@ def _by_measure(rows: Iterable[Row]) -> Mapping[str, list[Part]]:
     for row in rows:
         for name, part in row.parts.items():
             found[name][part] = None
-    return defaultdict(list, {name: list(parts) for name, parts in found.items()})
+    return {name: list(parts) for name, parts in found.items()}
 
 
 def _stated(fixed: Mapping[str, Any]) -> str:
