@@ -15,7 +15,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache, cached_property, lru_cache
-from itertools import permutations
+from itertools import combinations, permutations
 from operator import attrgetter, itemgetter
 from pathlib import Path
 from typing import Any
@@ -414,6 +414,8 @@ def _with_costs(parts: Sequence[Part]) -> list[Part]:
 
     A revision of a training changes no cost; levels that had no norms yet do.
     """
+    if not any("@" in name for pair in {_names(part.fields) for part in parts} for name in pair):
+        return list(parts)
     found: dict[tuple[Part, tuple[str, ...]], Part] = {(part, ()): part for part in parts}
     untrained: dict[tuple[str, str], list[Part]] = defaultdict(list)
     for part in parts:
@@ -479,12 +481,11 @@ def _current(records: Sequence[Record], left_out: Counter[str]) -> list[Record]:
 
     Records may have been added from elsewhere (`bench.store.merge`), so that the last ones need not be the newest.
     """
-    files = [list(_files(record)) for record in records]
-    digests = _states(pair for stated in files for pair in stated)
+    edited = _edited(records)
     keys = {name: _values(measure.fields) for name, measure in measures().items()}
     kept: dict[Any, Record] = {}
-    for record, stated in zip(records, files, strict=True):
-        if any(digests[file] != text for file, text in stated):
+    for record, is_edited in zip(records, edited, strict=True):
+        if is_edited:
             left_out[_EDITED] += 1
             continue
         # As `Record.key`, of which all have all fields and the version of today, and made in a fraction of its time.
@@ -495,6 +496,25 @@ def _current(records: Sequence[Record], left_out: Counter[str]) -> list[Record]:
         if before is None or better(record, before):
             kept[key] = record
     return list(kept.values())
+
+
+def _edited(records: Sequence[Record]) -> list[bool]:
+    """Whether a record is of another state of a file than the one that counts."""
+    names = [_naming(record) for record in records]
+    stated: dict[Any, list[tuple[tuple[Any, ...], str]]] = {}
+    for name, record in zip(names, records, strict=True):
+        if name not in stated:  # many records name the same
+            stated[name] = list(_files(record))
+    backwards = dict.fromkeys(reversed(names))  # so that what was said last is last
+    digests = _states(pair for name in reversed(backwards) for pair in stated[name])
+    edited = {name: any(digests[file] != text for file, text in pairs) for name, pairs in stated.items()}
+    return [edited[name] for name in names]
+
+
+def _naming(record: Record) -> tuple[Any, ...]:
+    """All of a record that `_files` looks at; records of one measure have the same fields."""
+    field, inputs = record.fields.get, record.inputs
+    return record.measure, field("backbone"), field("head"), field("dataset"), *inputs.items(), *map(field, inputs)
 
 
 def _states(files: Iterable[tuple[tuple[Any, ...], str]]) -> dict[tuple[Any, ...], str]:
@@ -527,7 +547,9 @@ def _tables(
     groups: dict[tuple[str, str], list[Row]] = defaultdict(list)
     of_models, of_machine = _divided(_parts(records, folder))
     for parts in _join(_with_costs(of_models)):
-        fields = {name: value for part in parts for name, value in part.fields.items()}
+        fields: dict[str, Any] = {}
+        for part in parts:
+            fields |= part.fields
         parts += [part for part in of_machine if part.fields.items() <= fields.items()]
         task = _task(fields)
         if task is None:
@@ -592,12 +614,20 @@ def _parts(records: Iterable[Record], folder: Path) -> list[Part]:
     return [
         Part(
             group[0].measure,
-            {name: value for name, value in group[0].fields.items() if name != "seed"},
-            tuple(sorted(group, key=lambda record: record.fields.get("seed", 0))),
+            _seedless(group[0].fields),
+            tuple(sorted(group, key=_seed)) if len(group) > 1 else tuple(group),
             folder,
         )
         for group in groups.values()
     ]
+
+
+def _seedless(fields: Mapping[str, Any]) -> Mapping[str, Any]:
+    return {name: value for name, value in fields.items() if name != "seed"} if "seed" in fields else fields
+
+
+def _seed(record: Record) -> int:
+    return record.fields.get("seed", 0)
 
 
 def _divided(parts: Iterable[Part]) -> tuple[list[Part], list[Part]]:
@@ -611,28 +641,38 @@ def _divided(parts: Iterable[Part]) -> tuple[list[Part], list[Part]]:
 
 def _join(parts: Sequence[Part]) -> Iterator[list[Part]]:
     """All largest sets of parts that agree wherever they share a field (and share the fields that all parts have)."""
-    shared = set(FIELDS).intersection(*(part.fields for part in parts))
+    fields = {part.measure: part.fields.keys() for part in parts}  # parts of one measure have the same
+    shared = set(FIELDS).intersection(*fields.values())
     key = _values(sorted(shared))
+    both = {pair: _values(sorted(fields[pair[0]] & fields[pair[1]] - shared)) for pair in permutations(fields, 2)}
     groups: dict[Any, list[Part]] = defaultdict(list)
     for part in parts:
         groups[key(part.fields)].append(part)
     for group in groups.values():
-        yield from _grow([], set(group), set(), _partners(group, shared))
+        yield from _grow([], set(group), set(), _partners(group, both))
 
 
-def _partners(parts: Sequence[Part], shared: set[str]) -> dict[Part, set[Part]]:
-    """Part -> the parts of other measures that agree with it in all fields that both have; all agree in `shared`."""
+def _partners(
+    parts: Sequence[Part], both: Mapping[tuple[str, str], Callable[[Mapping[str, Any]], Any]]
+) -> dict[Part, set[Part]]:
+    """Part -> the parts of other measures that agree with it in all fields that both have.
+
+    both: two measures -> the values of what their parts have in common beyond what all have, in which all agree.
+    """
     by_measure: dict[str, list[Part]] = defaultdict(list)
     for part in parts:
         by_measure[part.measure].append(part)
     partners: dict[Part, set[Part]] = {part: set() for part in parts}
-    for mine, others in permutations(by_measure.values(), 2):
-        key = _values(name for name in mine[0].fields if name in others[0].fields and name not in shared)
+    for (one, mine), (other, others) in combinations(by_measure.items(), 2):
+        key = both[one, other]
         index: dict[Any, list[Part]] = defaultdict(list)
         for part in others:
             index[key(part.fields)].append(part)
         for part in mine:
-            partners[part].update(index.get(key(part.fields), ()))
+            found = index.get(key(part.fields), ())
+            partners[part].update(found)
+            for partner in found:
+                partners[partner].add(part)
     return partners
 
 
