@@ -49,9 +49,13 @@ def of_class(column: Column, name: str) -> Column:
 
 
 def check_class(name: str, rows: Iterable[Row]) -> None:
-    """Refuse ``column[class]`` for a class, and a bare column of classes, that no row has; says which there are."""
-    plain = name.partition("[")[0]
-    parts = {part for row in rows for part in row.parts.values()}
+    """Refuse ``column[class]`` for a class, and a bare column of classes, that no row has; says which there are.
+
+    Raises:
+        UserError: that, or as for `column_of`.
+    """
+    plain, measure = name.partition("[")[0], column_of(name)[0].name
+    parts = {row.parts[measure] for row in rows if measure in row.parts}
     classes = sorted({f"{plain}[{one}]" for known in {part.classes.get(plain, ()) for part in parts} for one in known})
     if (classes or "[" in name) and name not in classes:
         raise unknown("column", name, classes or [plain])

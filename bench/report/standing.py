@@ -56,12 +56,14 @@ def unbeaten(
     prices, worths = np.array([place(parts) for parts in quiet], dtype=float).reshape(-1, 2).T
     everywhere = np.arange(len(quiet))
     stairs = np.array([index for index, parts in enumerate(quiet) if parts in front], dtype=int)
+    looked_at = [(some, prices[some], worths[some]) for some in (stairs, everywhere)]
     found: set[Pair] = set()
     for index, parts in enumerate(quiet):
         if parts in front:
             continue
-        for some in (stairs, everywhere):  # cheapest first: what costs the least is the surest to cost less
-            better = some[(prices[some] <= prices[index]) & (worths[some] > worths[index])]
+        for some, costs, values in looked_at:  # cheapest first: what costs the least is the surest to cost less
+            end = np.searchsorted(costs, prices[index], side="right")
+            better = some[:end][values[:end] > worths[index]]
             if may_differ is not None:
                 better = better[(prices[better] == prices[index]) | may_differ(index, better)]
             if any(beats(quiet[other], parts) for other in better):
