@@ -8,7 +8,7 @@ import pandas as pd
 
 from bench.errors import UserError
 from bench.plan.cell import FIELDS
-from bench.report.rows import DERIVED, Part, Row, columns, folders, numbers, read
+from bench.report.rows import Part, Row, columns, folders, numbers, read
 from bench.store.record import Record
 from bench.store.store import no_collection
 
@@ -44,7 +44,7 @@ def load(results: Path | str, *others: Path | str) -> pd.DataFrame:
             lines += [start | line for row in table.rows for line in _lines(row)]
     names = [*(["root"] if others else []), "machine", "environment", "task", *FIELDS]
     units = {column.name: column.unit for _, column in columns()}
-    found = dict.fromkeys(name for line in lines for name in line)
+    found = dict.fromkeys(name for keys in dict.fromkeys(map(tuple, lines)) for name in keys)
     for column in units:
         classes = [name for name in found if name.startswith(f"{column}[")]
         names += classes or [column]
@@ -83,8 +83,7 @@ def _lines(row: Row) -> Iterator[dict[str, Any]]:
                 line |= {f"status_{name}": record.status, f"reason_{name}": record.reason}
                 if record.company:
                     line[f"company_{name}"] = record.company
-        known = row.values  # noqa: PD011 - no data frame
-        line |= {column.name: known[column.name].mean for column in DERIVED.columns if column.name in known}
+        line |= {name: stat.mean for name, stat in row.derived.items()}
         yield line
 
 

@@ -144,15 +144,22 @@ class Row:
     @cached_property
     def values(self) -> Mapping[str, Stat]:
         """Column (or ``column[class]``) -> statistics over seeds; what is unknown is not there."""
-        found = {name: stat for part in self.parts.values() for name, stat in part.values.items()}
+        found: dict[str, Stat] = {}
+        for part in self.parts.values():
+            found |= part.values
+        return found | self.derived
+
+    @cached_property
+    def derived(self) -> dict[str, Stat]:
+        """Those of the columns of `DERIVED` that are known."""
         limits = self.limits
-        derived = {
+        shares = {
             "mfu_pct": limits.mfu_pct,
             "traffic_pct": limits.traffic_pct,
             "launches_pct": limits.launches_pct,
         }
-        company = self._limits_in_company
-        return found | {name: Stat(value, None, 1, company) for name, value in derived.items() if value is not None}
+        known = {name: share for name, share in shares.items() if share is not None}
+        return {name: Stat(share, None, 1, self._limits_in_company) for name, share in known.items()}
 
     @cached_property
     def _limits_in_company(self) -> bool:
@@ -174,14 +181,16 @@ class Row:
         """What the latency is near to, of what the machine could do."""
 
         def known(name: str) -> float | None:
-            found = next((part.values[name] for part in self.parts.values() if name in part.values), None)
+            # Asked of the records first: statistics of a hundred classes are not made for it.
+            parts = [part for part in self.parts.values() if any(name in record.values for record in part.records)]
+            found = next((part.values[name] for part in parts if name in part.values), None)
             # A limit that was measured beside others is no limit.
             return None if found is None or (found.company and name in _LIMITS) else found.mean
 
-        return roofline(
-            batch=self.fields.get("batch", 1),
-            **{name: known(name) for name in _LIMITING},
-        )
+        found = {name: known(name) for name in _LIMITS}
+        if any(limit is not None for limit in found.values()):  # else nothing is near to any
+            found |= {name: known(name) for name in _LIMITING if name not in _LIMITS}
+        return roofline(batch=self.fields.get("batch", 1), **dict.fromkeys(_LIMITING) | found)
 
     @property
     def input(self) -> str:
