@@ -28,7 +28,7 @@ import numpy as np
 from bench.plan.measure import Column, Measure
 from bench.report.claims import Claim, against_anchor, claim, processes
 from bench.report.rows import Part, Table, columns
-from bench.stats.power import Crossing, Law, crossing, law
+from bench.stats.power import DISTINCT, Crossing, Law, crossing, law
 from bench.stats.ranking import Noise
 from bench.store.record import Record
 
@@ -39,6 +39,8 @@ OVER: Mapping[str, tuple[str, ...]] = {"pixels": ("height", "width"), "tokens": 
 """Abscissa -> the fields that vary along it."""
 OF_BACKBONE = ("backbone", "patch", "attention", "window")
 """What two series under one head that may swap places differ in: which backbone, and how it runs."""
+_AT_ONCE = 2**18
+"""Figures that are compared with each other in one piece; what is more would not stay in a processor's cache."""
 _HALF = 1.96
 """Half of a 95 % interval in standard errors."""
 
@@ -177,17 +179,19 @@ def _series(measured: _Measured, over: str) -> Iterator[Series]:
             elif over == "pixels" or tokens is not None:
                 groups[key].append((part, tokens))
         for key, group in groups.items():
-            # Of one patch size there is no law over tokens; times are looked at for the reference of their anchor.
-            exact = column.name != measure.interleaved
-            if over == "tokens" and exact and len({part.fields["patch"] for part, _ in group}) == 1:
-                continue
             # Samples are read where there is something to compare alone.
-            if len({_pixels(part) if over == "pixels" else tokens for part, tokens in group}) > 1:
+            sizes = len({_pixels(part) if over == "pixels" else tokens for part, tokens in group})
+            if sizes > 1 and (sizes >= DISTINCT or _swapping(measure, column, over)):
                 points = [_point(measure, column, part, tokens, reference) for part, tokens in group]
                 tied = _tied(points, over)
                 ordered = sorted(tied, key=lambda point: (getattr(point, over), point.part.place))
                 fields = dict(zip(names, key, strict=True))
                 yield Series(measure, column, over, fields, tuple(ordered), company[key], len(points) - len(tied))
+
+
+def _swapping(measure: Measure, column: Column, over: str) -> bool:
+    """Whether series of too few sizes for a law count, too; of times, they may set the reference of an anchor."""
+    return column.name == measure.interleaved or (over == "pixels" and column.name in SWAPPING)
 
 
 def _parts(table: Table, measure: Measure, column: Column) -> dict[Part, float | None]:
@@ -282,22 +286,28 @@ def _swaps(known: Sequence[Series]) -> tuple[list[Swap], dict[str, int]]:
 def _candidates(group: Sequence[Series]) -> tuple[list[tuple[Series, Series]], int]:
     """Pairs of different backbones whose order is not one at all sizes that both have; and how many have one.
 
-    All pairs are looked at in arrays: of a thousand backbones there are half a million.
+    All pairs are looked at in arrays, many at once: of a thousand backbones there are half a million.
     """
     places = {size: index for index, size in enumerate(sorted({_size(point) for one in group for point in one.points}))}
     values = np.full((len(group), len(places)), np.nan)
     for line, one in enumerate(group):
         for point in one.points:
             values[line, places[_size(point)]] = point.value
-    backbones = np.array([str(one.fields["backbone"]) for one in group])
+    _, backbones = np.unique([str(one.fields["backbone"]) for one in group], return_inverse=True)
     pairs: list[tuple[Series, Series]] = []
     keeping = 0
-    for line in range(len(group) - 1):
-        apart = values[line + 1 :] - values[line]
-        rivals = (backbones[line + 1 :] != backbones[line]) & (np.isfinite(apart).sum(1) > 1)
-        swapping = rivals & (apart > 0).any(1) & (apart < 0).any(1)
+    lines = np.arange(len(group))
+    for some in np.array_split(lines, 1 + len(group) ** 2 // _AT_ONCE):
+        more, less, common = (np.zeros((len(some), len(group)), dtype) for dtype in (bool, bool, int))
+        for figures in values.T:
+            apart = figures - figures[some, None]
+            more |= apart > 0
+            less |= apart < 0
+            common += np.isfinite(apart)
+        rivals = (backbones != backbones[some, None]) & (lines > some[:, None]) & (common > 1)
+        swapping = rivals & more & less
         keeping += int(rivals.sum() - swapping.sum())
-        pairs += [(group[line], group[line + 1 + int(index)]) for index in np.flatnonzero(swapping)]
+        pairs += [(group[some[line]], group[other]) for line, other in np.argwhere(swapping).tolist()]
     return pairs, keeping
 
 
