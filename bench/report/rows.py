@@ -265,9 +265,9 @@ def gather(folder: Path, records: Iterable[Record], described: Mapping[str, Envi
     """The rows of these records, whose environments are described, as if they were all of a machine's folder."""
     left_out: Counter[str] = Counter()
     groups: dict[str, list[Record]] = defaultdict(list)
-    revise = _Times()
+    revise, unusable = _Times(), _Unusable()
     for record in map(revise, records):
-        if reason := _unusable(record):
+        if reason := unusable(record):
             left_out[reason] += 1
         else:
             groups[described[record.environment].comparable].append(record)
@@ -353,12 +353,18 @@ def rank(stats: Mapping[Part, Stat], column: Column, apart: Callable[[Part, Part
 
 def order(fields: Mapping[str, Any]) -> tuple[tuple[int, Any], ...]:
     """A key that sorts cells by their fields: numbers, then texts, then what is unknown."""
-    return tuple(  # of a list: a generator takes twice as long, and there is one a row
-        [
-            (2, 0) if (value := fields.get(name)) is None else (1, value) if type(value) is str else (0, value)
-            for name in FIELDS
-        ]
-    )
+    return tuple(map(_PLACES.__getitem__, map(fields.get, FIELDS)))
+
+
+class _Places(dict[Any, tuple[int, Any]]):
+    """Value of a field -> what sorts it; of each there is one, for a hundred thousand rows have some hundred values."""
+
+    def __missing__(self, value: Any) -> tuple[int, Any]:
+        self[value] = found = (2, 0) if value is None else (1, value) if isinstance(value, str) else (0, value)
+        return found
+
+
+_PLACES = _Places()
 
 
 def vary(rows: Sequence[Row] | Sequence[Part], names: Iterable[str]) -> tuple[list[str], dict[str, Any]]:
@@ -370,15 +376,26 @@ def vary(rows: Sequence[Row] | Sequence[Part], names: Iterable[str]) -> tuple[li
     )
 
 
-def _unusable(record: Record) -> str:
-    measure = measures().get(record.measure)
-    if measure is None:
-        return _GONE
-    if record.version != measure.version or record.fields.keys() != set(measure.fields):
-        return _OLD
-    if record.crossed:
-        return _CROSSED
-    return _HEADLESS if "head" in record.fields and _task(record.fields) is None else ""
+class _Unusable:
+    """Why a record is in no table, or ""."""
+
+    def __init__(self) -> None:
+        self._known = {name: (measure.version, frozenset(measure.fields)) for name, measure in measures().items()}
+        self._heads: dict[Any, bool] = {}
+
+    def __call__(self, record: Record) -> str:
+        fields = record.fields
+        known = self._known.get(record.measure)
+        if known is None:
+            return _GONE
+        if record.version != known[0] or fields.keys() != known[1]:
+            return _OLD
+        if record.crossed:
+            return _CROSSED
+        head = fields.get("head")
+        if head not in self._heads:
+            self._heads[head] = "head" not in fields or _task(fields) is not None
+        return "" if self._heads[head] else _HEADLESS
 
 
 class _Times:
@@ -395,9 +412,9 @@ class _Times:
         fields, inputs = record.fields, record.inputs
         trains = "seed" in fields
         key = (fields.get("backbone"), fields.get("head"), trains, *inputs.items())
-        if key not in self._known:
-            self._known[key] = self._earlier(fields, inputs, trains=trains)
-        earlier = self._known[key]
+        earlier = self._known.get(key)
+        if earlier is None:
+            earlier = self._known[key] = self._earlier(fields, inputs, trains=trains)
         return replace(record, fields={**fields, **earlier}) if earlier else record
 
     @staticmethod

@@ -177,16 +177,18 @@ def number(stat: Stat | None, column: Column, *, spread: bool = False) -> str:
     """
     if stat is None:
         return ""
-
-    def rounded(value: float) -> str:
-        text = f"{value:.{column.digits}f}"
-        # What is there never looks like nothing.
-        return f"{value:.1g}" if value and not float(text) else text
-
-    sign = f"{IN_COMPANY}{NO_BREAK}" if stat.company else ""
+    mean = _rounded(stat.mean, column.digits)
+    if stat.company:
+        mean = f"{IN_COMPANY}{NO_BREAK}{mean}"
     if not spread:
-        return sign + rounded(stat.mean)
-    return f"{sign}{rounded(stat.mean)}{'' if stat.sd is None else f' ± {rounded(stat.sd)}'} ({stat.n})"
+        return mean
+    return f"{mean}{'' if stat.sd is None else f' ± {_rounded(stat.sd, column.digits)}'} ({stat.n})"
+
+
+def _rounded(value: float, digits: int) -> str:
+    text = f"{value:.{digits}f}"
+    # What is there never looks like nothing.
+    return f"{value:.1g}" if -1 < value < 1 and value and not float(text) else text
 
 
 def margin_bar(stat: Stat | None) -> str:
