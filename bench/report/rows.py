@@ -516,25 +516,24 @@ def _current(records: Sequence[Record], left_out: Counter[str]) -> list[Record]:
             continue
         # As `Record.key`, of which all have all fields and the version of today, and made in a fraction of its time.
         key = record.measure, keys[record.measure](record.fields), *sorted(record.inputs.items())
-        before = kept.get(key)
-        if before is not None:
+        before = kept.setdefault(key, record)
+        if before is not record:
             left_out[_SUPERSEDED] += 1
-        if before is None or better(record, before):
-            kept[key] = record
+            if better(record, before):
+                kept[key] = record
     return list(kept.values())
 
 
 def _edited(records: Sequence[Record]) -> list[bool]:
     """Whether a record is of another state of a file than the one that counts."""
-    names = [_naming(record) for record in records]
-    stated: dict[Any, list[tuple[tuple[Any, ...], str]]] = {}
-    for name, record in zip(names, records, strict=True):
-        if name not in stated:  # many records name the same
-            stated[name] = list(_files(record))
-    backwards = dict.fromkeys(reversed(names))  # so that what was said last is last
-    digests = _states(pair for name in reversed(backwards) for pair in stated[name])
-    edited = {name: any(digests[file] != text for file, text in pairs) for name, pairs in stated.items()}
-    return [edited[name] for name in names]
+    numbers: dict[Any, int] = {}  # many records name the same
+    named = [numbers.setdefault(_naming(record), len(numbers)) for record in records]
+    last = dict(zip(named, range(len(named)), strict=True))
+    stated = {number: list(_files(records[index])) for number, index in last.items()}
+    # In the order of their last mention, so that what was said last is last.
+    digests = _states(pair for number in sorted(last, key=last.__getitem__) for pair in stated[number])
+    edited = {number: any(digests[file] != text for file, text in pairs) for number, pairs in stated.items()}
+    return [edited[number] for number in named]
 
 
 def _naming(record: Record) -> tuple[Any, ...]:

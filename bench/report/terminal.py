@@ -152,20 +152,32 @@ class _Layout:
     def row(self, index: int) -> Iterator[str]:
         """The lines of one row."""
         yield from self._named([column.cells[index] for column in self.above])
-        cells = [column[index] for column in self._cells]
-        if all(len(lines) == 1 for lines in cells):
-            yield from self._line([lines[0] for lines in cells])
+        if index in self._folded:
+            yield from self._beside(
+                [
+                    wrap(column.cells[index], width) if column.folds else [column.cells[index]]
+                    for column, width in zip(self.columns, self.widths, strict=True)
+                ]
+            )
         else:
-            yield from self._beside(cells)
+            yield from self._line([cells[index] for cells in self._cells])
 
     @cached_property
-    def _cells(self) -> Sequence[Sequence[Sequence[str]]]:
-        """For each column the lines of its cells, as wide as the column."""
+    def _folded(self) -> set[int]:
+        """The rows of which a cell takes several lines."""
+        return {
+            index
+            for column, width in zip(self.columns, self.widths, strict=True)
+            if column.folds
+            for index, cell in enumerate(column.cells)
+            if len(wrap(cell, width)) > 1
+        }
+
+    @cached_property
+    def _cells(self) -> Sequence[Sequence[str]]:
+        """For each column its cells as wide as the column: all of one line, for rows that are not `_folded`."""
         return [
-            [
-                [_padded(text, column, width) for text in (wrap(cell, width) if column.folds else [cell])]
-                for cell in column.cells
-            ]
+            [_padded(wrap(cell, width)[0] if column.folds else cell, column, width) for cell in column.cells]
             for column, width in zip(self.columns, self.widths, strict=True)
         ]
 

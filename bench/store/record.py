@@ -160,13 +160,13 @@ def _no_number(text: str) -> None:
     raise ValueError(f"{text} is no number of JSON")
 
 
-def parse(line: str | bytes, where: str, later: Callable[[], Mapping[str, Sequence[float]]] | None = None) -> Record:
+def parse(line: str | bytes, where: str, later: Mapping[str, Sequence[float]] | None = None) -> Record:
     """A record from its line.
 
     Args:
         line: of JSON.
         where: for errors.
-        later: gives the samples, where there are any, once somebody wants them; None: they are read at once.
+        later: the samples, where there are any, read once somebody looks at them; None: they are read at once.
 
     Raises:
         UserError: no JSON, or not a record's; names the place.
@@ -189,7 +189,7 @@ def parse(line: str | bytes, where: str, later: Callable[[], Mapping[str, Sequen
             sys.intern(read.status),
             read.reason,
             read.values,
-            {} if samples == b"{}" else later() if later else _samples(samples),
+            {} if samples == b"{}" else _samples(samples) if later is None else later,
             read.started,
             read.wall_s,
         )

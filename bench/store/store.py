@@ -10,7 +10,6 @@ import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -46,8 +45,9 @@ class Store:
         """
         file = self.path.stat() if self.path.exists() else None
         state = (file.st_ino, file.st_ctime_ns) if file else (0, 0)
+        place = f"{self.path}, line "
         for number, start, line in _lines(self.path):
-            yield parse(line, f"{self.path}, line {number}", partial(Stored, self.path, start, len(line), state))
+            yield parse(line, f"{place}{number}", Stored(self.path, start, len(line), state))
 
     def environments(self) -> dict[str, Environment]:
         """Environment id -> its description.
