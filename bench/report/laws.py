@@ -146,7 +146,8 @@ def found(tables: Iterable[Table]) -> list[Laws]:
     for table in tables:
         measured = _measured(table)
         over_pixels = list(_series(measured, "pixels"))
-        several = [one for one in _series(measured, "tokens") if one.patches > 1]
+        patches = {part.fields["patch"] for _, _, parts in measured for part in parts}
+        several = [one for one in _series(measured, "tokens") if one.patches > 1] if len(patches) > 1 else []
         lawful = tuple(one for one in [*over_pixels, *several] if one.law() is not None)
         swaps, kept = _swaps([one for one in over_pixels if one.column.name in SWAPPING])
         if lawful or swaps:

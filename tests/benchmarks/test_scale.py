@@ -15,6 +15,11 @@ from tests.benchmarks.many import write
 pytestmark = pytest.mark.slow
 
 RECORDS = int(os.environ.get("DENSEBENCH_BENCHMARK_RECORDS", "100000"))
+VERBS = {
+    "compare": ["compare"],
+    "recommend": ["recommend", "--task", "segmentation", "--max-latency", "200ms"],
+    "report": ["report"],
+}
 LOAD = "import bench; bench.load({!r})"
 
 
@@ -23,9 +28,10 @@ def results(tmp_path_factory):
     return write(tmp_path_factory.mktemp("many"), RECORDS).parent
 
 
-@pytest.mark.parametrize("verb", ["compare", "report", "load"])
+@pytest.mark.parametrize("verb", [*VERBS, "load"])
 def test_a_verb_on_many_records(verb, results, benchmark):
-    words = ["-c", LOAD.format(str(results))] if verb == "load" else ["-m", "bench", verb, "--results", str(results)]
+    load = ["-c", LOAD.format(str(results))]
+    words = load if verb == "load" else ["-m", "bench", *VERBS[verb], "--results", str(results)]
 
     def go():
         subprocess.run([sys.executable, *words], check=True, stdout=subprocess.DEVNULL)
