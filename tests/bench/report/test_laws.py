@@ -3,6 +3,7 @@
 import csv
 import math
 from dataclasses import replace
+from itertools import combinations
 from pathlib import Path
 
 import pytest
@@ -143,6 +144,33 @@ def test_a_crossing_is_never_extrapolated(tmp_path):
     known = laws(tmp_path, records)
     assert known.swaps == (), "they would swap at 640 px, which nobody measured"
     assert known.kept == {"latency": 1}
+
+
+def test_many_series_are_compared_in_pieces(tmp_path, monkeypatch):
+    grown = {f"vit_{index}": (2 + index, 2 - index % 3 / 4) for index in range(7)}
+    records = [
+        record("memory", size, backbone=name, peak_mib=start * (size / 64) ** power)
+        for name, (start, power) in grown.items()
+        for size in SIZES
+    ]
+
+    def pairs(known: Laws) -> list[tuple[str, str]]:
+        return [(swap.first.fields["backbone"], swap.second.fields["backbone"]) for swap in known.swaps]
+
+    whole = laws(tmp_path, records)
+    sizes = range(len(SIZES))
+    figures = {name: [start * 2 ** (power * step) for step in sizes] for name, (start, power) in grown.items()}
+    swapping = {
+        frozenset((one, other))
+        for one, other in combinations(grown, 2)
+        if len({figures[one][step] > figures[other][step] for step in sizes}) > 1
+    }
+    assert {frozenset(pair) for pair in pairs(whole)} == swapping
+    assert sum(whole.kept.values()) == 21 - len(swapping)
+    assert 0 < len(swapping) < 21
+    monkeypatch.setattr("bench.report.laws._AT_ONCE", 10)
+    in_pieces = laws(tmp_path, records)
+    assert (pairs(in_pieces), in_pieces.kept) == (pairs(whole), whole.kept)
 
 
 def test_another_head_is_no_rival(tmp_path):

@@ -124,6 +124,19 @@ def test_an_edited_backbone_leaves_all_that_was_measured_of_it_out_and_nothing_e
     assert sum(reading.left_out.values()) == 2
 
 
+def test_of_a_file_that_nobody_knows_the_state_counts_that_was_said_last(tmp_path: Path) -> None:
+    """Also where it had been said before another."""
+    states = ["one", "other", "one"]
+    records = [
+        make("accuracy", recipe="mine", seed=seed, inputs={"recipe": state}, miou=40.0)
+        for seed, state in enumerate(states)
+    ]
+    reading = _read(tmp_path, *records)
+    (row,) = _rows(reading)
+    assert [record.fields["seed"] for record in row.parts["accuracy"].records] == [0, 2]
+    assert sum(reading.left_out.values()) == 1
+
+
 @pytest.mark.parametrize("last", ["old", "new"])
 def test_of_an_edited_file_todays_state_counts_wherever_it_stands(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, last: str

@@ -99,6 +99,19 @@ def test_text_is_wrapped_at_words_alone(text: str, width: int) -> None:
     assert all(len(f"{one} {two.split()[0]}") > width for one, two in itertools.pairwise(lines))
 
 
+def test_a_terminal_gets_each_heading_in_its_style_and_nothing_that_steers_it() -> None:
+    names = ["plain", "ta\tb", "bell\a and\rreturn"]
+    column = TableColumn("name", names, named=True)
+    table = TerminalTable("some\atitle", [column], {0: "one two"}, {1: "a note"}, wide=True)
+    console = Console(file=io.StringIO(), width=5, force_terminal=True, color_system="standard", _environ={})
+    console.print(table, soft_wrap=True)
+    assert isinstance(console.file, io.StringIO)
+    assert console.file.getvalue().splitlines() == [
+        "\x1b[3msometitle\x1b[0m", "", "\x1b[1mname\x1b[0m", "─" * 16, "\x1b[1mone\x1b[0m", "\x1b[1mtwo\x1b[0m",
+        "plain", "ta      b", "\x1b[2m    a\x1b[0m", "\x1b[2m    note\x1b[0m", "bell andreturn", "", "",
+    ]  # fmt: skip
+
+
 def test_numbers_are_set_to_the_right_whatever_they_start_with() -> None:
     column = TableColumn("latency (ms)", ["9.1", "≈ 10.2", ""], right=True)
     lines = _text(TerminalTable("t", [TableColumn("backbone", ["a", "b", "c"], named=True), column]), 80).splitlines()

@@ -1,3 +1,4 @@
+import gc
 import json
 from dataclasses import replace
 
@@ -5,7 +6,7 @@ import pytest
 
 from bench.errors import UserError
 from bench.store.record import Record, better, parse
-from bench.store.store import RECORDS, Store
+from bench.store.store import RECORDS, Store, no_collection
 from tests.bench.records import make
 
 FIELDS = {"backbone": "vit_pico", "window": "keep", "padding": "refuse", "memory_format": "contiguous"}
@@ -174,3 +175,34 @@ def test_what_began_earlier_replaces_nothing_wherever_it_stands():
     assert not better(failed, now), "joined from elsewhere, at the end of the file"
     assert not better(before, now)
     assert better(now, before)
+
+
+def test_samples_are_those_of_the_file_that_was_read_whatever_lies_there_now(tmp_path):
+    """A folder may be replaced, or go on growing, while somebody looks at it."""
+    store, other = Store(tmp_path / "box"), Store(tmp_path / "other")
+    for one, start in ((store, 1.0), (other, 5.0)):
+        with one.writing() as writer:
+            for step in range(2):
+                writer.record(replace(RECORD, samples={"loss": [start + step] * 3}))
+    before = store.records()
+    assert before[0].samples == {"loss": [1.0] * 3}
+    other.path.replace(store.path)
+    now = store.records()
+    assert [record.samples["loss"][0] for record in now] == [5.0, 6.0]
+    assert before[1].samples["loss"][0] == 2.0
+    with store.writing() as writer:
+        writer.record(replace(RECORD, samples={"loss": [7.0]}))
+    assert [record.samples["loss"][0] for record in store.records()] == [5.0, 6.0, 7.0]
+    assert "loss" in now[0].samples
+    assert "anchor_ms" not in now[0].samples
+
+
+def test_cycles_are_looked_for_again_once_all_is_read(tmp_path):
+    with Store(tmp_path).writing() as writer:
+        writer.record(RECORD)
+    with no_collection():
+        assert not gc.isenabled()
+        Store(tmp_path).records()
+        assert not gc.isenabled(), "who was outside decides"
+    assert gc.isenabled()
+    assert gc.get_freeze_count() == 0, "what is old is not out of reach"
