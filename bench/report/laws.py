@@ -96,6 +96,8 @@ class Series:
     def law(self, start: int = 0) -> Law | None:
         """Of the points from this one on; None where there are too few sizes."""
         chosen = self.points[start:]
+        if len(chosen) < DISTINCT:
+            return None
         return law(self.xs()[start:], [point.value for point in chosen], [point.error for point in chosen])
 
     def laws(self) -> list[tuple[int, Law]]:
@@ -257,6 +259,8 @@ def _figure(
 
 def _tied(points: Sequence[Point], over: str) -> list[Point]:
     """The points that are comparable with each other: the set with the most sizes."""
+    if len({point.tie for point in points}) == 1:
+        return list(points)
     groups: dict[tuple[str, str], list[Point]] = defaultdict(list)
     for point in points:
         groups[point.tie].append(point)

@@ -122,6 +122,9 @@ def question(measure: str, version: int, fields: Mapping[str, Any], inputs: Mapp
     return json.dumps([measure, version, dict(fields), dict(inputs)], sort_keys=True, separators=(",", ":"))
 
 
+_NO_SAMPLES = msgspec.Raw(b"{}")
+
+
 class _Line(msgspec.Struct, forbid_unknown_fields=True):
     """`Record` as it is written. The samples, which are most of a line and which few readers want, stay bytes."""
 
@@ -133,7 +136,7 @@ class _Line(msgspec.Struct, forbid_unknown_fields=True):
     status: str
     reason: str = ""
     values: dict[str, float | int | str | bool | dict[str, float | int | None] | None] = {}
-    samples: msgspec.Raw = msgspec.Raw(b"{}")
+    samples: msgspec.Raw = _NO_SAMPLES
     started: str = ""
     wall_s: float = 0.0
 
@@ -173,7 +176,6 @@ def parse(line: str | bytes, where: str, later: Mapping[str, Sequence[float]] | 
     """
     try:
         read = _read(line)
-        samples = bytes(read.samples)
         known = measures().get(read.measure)
         # Equal texts are one: a hundred thousand records have some hundred different ones.
         fields = {name: sys.intern(value) if type(value) is str else value for name, value in read.fields.items()}
@@ -189,7 +191,7 @@ def parse(line: str | bytes, where: str, later: Mapping[str, Sequence[float]] | 
             sys.intern(read.status),
             read.reason,
             read.values,
-            {} if samples == b"{}" else _samples(samples) if later is None else later,
+            {} if read.samples == _NO_SAMPLES else _samples(read.samples) if later is None else later,
             read.started,
             read.wall_s,
         )
