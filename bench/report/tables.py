@@ -6,6 +6,7 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -246,11 +247,12 @@ def _main(table: Table, several: list[str]) -> str:
         *(["bound by"] if timed else []),
         "status",
     ]
+    spreads = [(column, bool(top) and column == top[1]) for column in shown]
     body = [
         [
             str(table.ranks.get(row, "")),
             *choices(row.fields, [*IDENTITY, *several]),
-            *(number(row.values.get(column.name), column, spread=bool(top) and column == top[1]) for column in shown),
+            *(number(row.values.get(column.name), column, spread=spread) for column, spread in spreads),
             *([row.bound] if timed else []),
             status(row.parts.values()),
         ]
@@ -500,8 +502,11 @@ def _lines(head: Sequence[str], body: Iterable[Sequence[str]]) -> str:
 
 def _text(text: str) -> str:
     """One line of Markdown that shows exactly this text; what is very long is cut (the CSV has it all)."""
-    if _PLAIN.fullmatch(text):
-        return text
+    return text if _PLAIN.fullmatch(text) else _escaped(text)
+
+
+@lru_cache(maxsize=1024)  # a name stands in many rows
+def _escaped(text: str) -> str:
     text = " ".join(text.split())
     if len(text) > _LONGEST:
         text = text[:_LONGEST] + "…"
