@@ -519,9 +519,28 @@ def _current(records: Sequence[Record], left_out: Counter[str]) -> list[Record]:
         before = kept.setdefault(key, record)
         if before is not record:
             left_out[_SUPERSEDED] += 1
-            if better(record, before):
+            if "backbone" not in record.fields and record.status == before.status == "ok":
+                kept[key] = _limits(before, record)
+            elif better(record, before):
                 kept[key] = record
     return list(kept.values())
+
+
+def _limits(one: Record, other: Record) -> Record:
+    """What a machine can do, of two measurements of it: each limit is the better one of the two.
+
+    Neighbours, heat and chance make a limit look lower, nothing makes it look higher.
+    """
+    if one.company or other.company:
+        return other if better(other, one) else one
+    values = dict(other.values)
+    for column in measures()[one.measure].columns:
+        found = [
+            value for value in (one.values.get(column.name), values.get(column.name)) if isinstance(value, int | float)
+        ]
+        if found and column.better:
+            values[column.name] = max(found) if column.better == "higher" else min(found)
+    return replace(other, values=values)
 
 
 def _edited(records: Sequence[Record]) -> list[bool]:

@@ -1,8 +1,13 @@
 """Shares of a latency, with numbers that can be worked out by hand."""
 
+from collections import Counter
+
 import pytest
 
+from bench.plan.measure import COMPANY
+from bench.report import rows
 from bench.report.roofline import roofline
+from bench.store.record import Record
 
 # 5 GMACs x 4 images are 40 GFLOP: 20 ms at 2 TFLOP/s. 2^30 bytes at 100 x 2^30 a second: 10 ms. 100 x 30 µs: 3 ms.
 KNOWN = {
@@ -74,3 +79,20 @@ def test_no_operations_are_known_to_cost_nothing():
     found = roofline(**(KNOWN | {"operations": 0.0}))
     assert found.launches_pct == 0
     assert found.bound == "arithmetic"
+
+
+def test_a_machine_can_do_the_best_that_was_measured_of_it():
+    """A neighbour makes a later measurement slower; the machine is the same. Of one in company nothing is kept."""
+
+    def measured(peak, copy, launch, start, company=""):
+        values = {"peak_tflops": peak, "copy_gbps": copy, "launch_us": launch} | ({COMPANY: company} if company else {})
+        fields = {"dtype": "fp32", "device": "cpu", "threads": 2}
+        return Record("roof", 1, fields, {}, "here", "ok", "", values, {}, f"2026-01-0{start}")
+
+    records = [measured(0.3, 20.0, 2.0, 1), measured(0.2, 21.0, 1.5, 2), measured(0.1, 19.0, 3.0, 3)]
+    left_out: Counter[str] = Counter()
+    (found,) = rows._current([*records, measured(9.0, 99.0, 0.1, 4, "a neighbour")], left_out)
+    assert found.values == {"peak_tflops": 0.3, "copy_gbps": 21.0, "launch_us": 1.5}
+    assert left_out.total() == 3
+    (alone,) = rows._current([measured(9.0, 99.0, 0.1, 1, "a neighbour"), records[0]], left_out)
+    assert alone.values["peak_tflops"] == 0.3
