@@ -45,6 +45,7 @@ class Display:
         self.finished: list[Finished] = []
         self.guessed = 0.0
         self.running: dict[str, tuple[Step, float]] = {}
+        self.said: set[str] = set()
         self.bar = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -98,7 +99,9 @@ class Display:
         elif isinstance(event, Step):
             self.running[key] = (event, self.running[key][1])
         elif isinstance(event, Said):
-            self.console.print(Text(f"{event.job.title()}: {event.text}", style="yellow"), soft_wrap=True)
+            if event.text not in self.said:  # what is wrong with a disk is so for every cell
+                self.said.add(event.text)
+                self.console.print(Text(f"{event.job.title()}: {event.text}", style="yellow"), soft_wrap=True)
         else:
             self.running.pop(key, None)
             self.finished.append(event)

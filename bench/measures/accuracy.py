@@ -362,7 +362,12 @@ def evaluate(net: Model, val: Dataset, plan: Recipe, cell: Cell, context: Contex
         source.close()
     if drawn and context.pictures is not None:
         photographs = bool(context.case.data.facts["redistributable"])
-        draw(drawn, val, context.pictures / pictures.name(asdict(cell)), photographs=photographs)
+        path = context.pictures / pictures.name(asdict(cell))
+        try:
+            draw(drawn, val, path, photographs=photographs)
+        except OSError as error:  # a picture is worth less than what was trained for it
+            # The folder and not the file: the same sentence of every cell, which a run shows once.
+            context.say(f"prediction pictures cannot be written to {path.parent} ({error.strerror or error})")
     found = boxes.result() if val.task == "detection" else labels.result()
     told: dict[str, Value] = {} if pair is None else {"pair_accuracy": pair.result()}
     return figures(found) | told | _kept(found, context)

@@ -139,3 +139,10 @@ def test_the_line_of_a_training_says_loss_and_waiting(planned, tmp_path):
     assert f"{job.title()}: training 120/400 loss 0.83, waiting 2 %, " in line
     screen.show(Said(job, "its state is damaged"))
     assert "its state is damaged" in " ".join(text.getvalue().split())
+
+
+def test_what_every_cell_says_is_shown_once(planned, tmp_path):
+    screen, text, _ = shown(planned, tmp_path, terminal=False)
+    for one in planned.planned:
+        screen.show(Said(one.job, "pictures cannot be written"))
+    assert text.getvalue().count("pictures cannot be written") == 1

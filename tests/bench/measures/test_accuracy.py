@@ -1,5 +1,6 @@
 """A training from end to end: what is recorded follows from what is kept of every image."""
 
+import errno
 import os
 import signal
 import subprocess
@@ -8,6 +9,7 @@ import textwrap
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -151,6 +153,24 @@ def test_a_model_that_cannot_be_kept_costs_no_accuracy(measured, tmp_path) -> No
     assert isinstance(values["miou"], float)
     assert MODEL not in values
     assert str(values[MODEL_LOST]).startswith(f"{blocked} cannot be written to (")
+
+
+@pytest.mark.parametrize("how", ["no folder", "too long a name", "a full disk"])
+def test_a_picture_that_cannot_be_written_costs_no_accuracy(cache, tmp_path, monkeypatch, how) -> None:
+    folder = tmp_path / "pictures"
+    if how == "no folder":
+        folder.write_text("a file")
+    elif how == "too long a name":
+        monkeypatch.setattr(accuracy.pictures, "name", lambda fields: "a" * 300 + ".png")
+    else:
+        monkeypatch.setattr(accuracy, "draw", mock.Mock(side_effect=OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))))
+    cell = Cell(**{**CELL, "recipe": "smoke", "height": 64, "width": 64})
+    said: list[str] = []
+    context = Context(lambda *_: None, 1, resolve(cell, cache=cache), folder, say=said.append)
+    values = accuracy.measure(cell, context).values
+    assert isinstance(values["miou"], float)
+    assert len(said) == 1
+    assert said[0].startswith(f"prediction pictures cannot be written to {folder} (")
 
 
 @pytest.fixture
