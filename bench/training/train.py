@@ -84,7 +84,7 @@ def train(
         state: by name, what else the steps depend on and change; it joins what is kept.
 
     Raises:
-        Invalid: the loss is not finite; says at which step.
+        Invalid: the loss is not finite, and at which step; or the weights are not after the last update.
         Unsupported: the recipe's ``layer_decay`` of a network whose layers nobody has named.
         DataError: an image cannot be read; names the file.
     """
@@ -136,6 +136,7 @@ def train(
                     position = Position(losses, time.perf_counter() - began, feed.waited, feed.counted())
                     checkpoint.save(parts, position, device)
     stepper.finish()
+    _refuse_unbounded(model)  # no later loss tells of what the last update did
     return Trained(
         losses,
         feed.share() if recipe.steps > 1 else None,
@@ -173,6 +174,19 @@ def _loss(
         return stepper.loss(image, target)
     raw, scores = stepper.run(image), teacher(image)
     return stepper.model.distil(raw, target, scores, share=recipe.teacher_share, temperature=recipe.temperature)
+
+
+def _refuse_unbounded(model: Model) -> None:
+    """Raise `Invalid` where weights, or statistics of norms, are not finite."""
+    buffers = [
+        (name, buffer) for name, buffer in model.named_buffers() if name.rpartition(".")[2].startswith("running_")
+    ]
+    named = [*model.named_parameters(), *buffers]
+    if broken := [name for name, tensor in named if not tensor.isfinite().all()]:
+        raise Invalid(
+            f"{len(broken)} of {len(named)} tensors of weights are not finite after the last update (the first is "
+            f"{broken[0]}); lower the learning rate"
+        )
 
 
 def _look(checks: Checks | None, model: Model, step: int) -> tuple[bool, float]:

@@ -6,7 +6,7 @@ import bench
 from bench.data.contract import Truth
 from bench.plan.measure import Invalid
 from bench.plan.recipe import Recipe
-from bench.training.optim import decays
+from bench.training.optim import Stepper, decays
 from bench.training.train import Waiting, class_weights, train
 from tests.bench.training.data import SIZE, Halves, Nothing
 
@@ -100,6 +100,24 @@ def test_a_seed_repeats_bit_by_bit_and_another_does_not(pipeline):
 def test_a_diverging_loss_is_invalid_and_says_where():
     with pytest.raises(Invalid, match=r"the loss became \S+ at step \d+ of 60"):
         fit(recipe(steps=60, lr=1e18, clip=1e30, warmup=0.0))
+
+
+@pytest.mark.parametrize("ema", [None, 0.5])
+def test_weights_that_the_last_update_broke_are_invalid(monkeypatch, ema):
+    """The loss before it is finite, and there is none after it."""
+    update = Stepper.update
+
+    def breaking(self, loss):
+        moved = update(self, loss)
+        with torch.no_grad():
+            next(self.model.head.parameters()).view(-1)[0] = float("nan")
+        if self._average is not None:
+            self._average.update_parameters(self.model)
+        return moved
+
+    monkeypatch.setattr(Stepper, "update", breaking)
+    with pytest.raises(Invalid, match=r"1 of \d+ tensors .* not finite after the last update .*head"):
+        fit(recipe(steps=1, ema=ema))
 
 
 def test_the_share_that_waited_is_that_of_whoever_takes(monkeypatch):
