@@ -10,7 +10,7 @@ Where a checkpoint comes from: `backbones.checkpoint` reads files, `backbones.pu
 
 import math
 import re
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -108,7 +108,8 @@ def adapt(checkpoint: Checkpoint, body: Backbone, *, resample: Resampling = "pin
         window: why a window is smaller than the published one, see `backbones.resample.window_bias`.
 
     Raises:
-        WeightsError: tensors are missing, unknown, or of a shape that cannot be resampled; lists the first of each.
+        WeightsError: tensors are missing, unknown, of a shape that cannot be resampled, or hold integers where weights
+            belong; lists the first of each.
     """
     published = body.published
     wanted = published.state_dict()
@@ -117,6 +118,7 @@ def adapt(checkpoint: Checkpoint, body: Backbone, *, resample: Resampling = "pin
     given = {name.removeprefix(prefix): t for name, t in checkpoint.tensors.items() if name.startswith(prefix)}
     windows = {name.removeprefix(prefix): sides for name, sides in checkpoint.native.windows.items()}
     native = replace(checkpoint.native, windows=windows)
+    _refuse_integers(given, wanted)
     tensors: dict[str, Tensor] = {}
     missing: list[str] = []
     unfit: list[str] = []
@@ -159,6 +161,19 @@ def adapt(checkpoint: Checkpoint, body: Backbone, *, resample: Resampling = "pin
             f"these weights are not those of this {type(body).__name__} with {len(wanted)} tensors; {'; '.join(parts)}"
         )
     return Fitted(tensors, tuple(resampled))
+
+
+def _refuse_integers(given: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> None:
+    """Quantised weights mean nothing without their scales, and would be taken for numbers as they are."""
+    held = {name: tensor.dtype for name, tensor in given.items() if name in wanted and not tensor.is_floating_point()}
+    odd = [
+        f"{name} ({dtype})".replace("torch.", "") for name, dtype in held.items() if wanted[name].is_floating_point()
+    ]
+    if odd:
+        raise WeightsError(
+            f"weights are floating-point numbers, and {len(odd)} of these {len(given)} tensors hold others: {some(odd)}; "
+            "save them as float32"
+        )
 
 
 def _fit(

@@ -271,3 +271,13 @@ def test_buffers_that_a_size_decides_stay_its_own():
     state = dict(net.published.state_dict())
     weights.load(net, Checkpoint({**state, name: torch.zeros_like(wanted)}))
     assert torch.equal(net.published.state_dict()[name], wanted)
+
+
+@pytest.mark.parametrize("dtype", [torch.int32, torch.uint8, torch.bool])
+def test_integers_are_no_weights(published, tmp_path, dtype):
+    tensors = published.state_dict()
+    tensors["blocks.0.mlp.fc1.weight"] = tensors["blocks.0.mlp.fc1.weight"].to(dtype)
+    save_file(tensors, tmp_path / "w.safetensors")
+    kind = str(dtype).removeprefix("torch.")
+    with pytest.raises(WeightsError, match=rf"1 of these \d+ tensors hold others: blocks.0.mlp.fc1.weight \({kind}\)"):
+        weights.load(body(), read(tmp_path / "w.safetensors"))
