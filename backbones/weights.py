@@ -171,8 +171,8 @@ def _refuse_integers(given: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) 
     ]
     if odd:
         raise WeightsError(
-            f"weights are floating-point numbers, and {len(odd)} of these {len(given)} tensors hold others: {some(odd)}; "
-            "save them as float32"
+            f"weights are floating-point numbers, and {len(odd)} of these {len(given)} tensors hold others: "
+            f"{some(odd)}; save them as float32"
         )
 
 

@@ -15,6 +15,7 @@ A block without ``measure`` takes complexity, latency, memory and accuracy, and 
 """
 
 import itertools
+import math
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -31,6 +32,9 @@ from bench.plan.measure import measures
 FOLDER = Path(__file__).resolve().parent.parent / "matrices"
 LARGEST = 1 << 15
 """Pixels of a side; a larger number is a slip of the keyboard."""
+
+MOST_CELLS = 100_000
+"""Of a matrix: more are a slip, and would fill the memory before the first is measured."""
 
 _REQUIRED = ("backbone", "resolution", "head")
 AXES = (*_REQUIRED, *DEFAULTS, "measure")
@@ -104,7 +108,12 @@ class Matrix:
         return ((ask.cell, ask.measures) for ask in self.asks(environment))
 
     def asks(self, environment: Environment) -> Iterator[Ask]:
-        """Every cell as it was asked for, no choice left open; a cell may come several times."""
+        """Every cell as it was asked for, no choice left open; a cell may come several times.
+
+        Raises:
+            UserError: they are more than `MOST_CELLS`; none has been made by then.
+        """
+        self._refuse_many()
         axes = [axis for axis in AXES if axis != "measure"]
         for block in self.blocks:
             chosen = self._chosen(block)
@@ -117,6 +126,20 @@ class Matrix:
                     choice["device"] = "cuda" if environment.gpus else "cpu"
                 choice["threads"] = choice["threads"] or environment.cores
                 yield Ask(Cell(height=height, width=width, **choice), tuple(block["measure"]), chosen)
+
+    def _refuse_many(self) -> None:
+        counts = [
+            math.prod(len(values) for axis, values in block.items() if axis != "measure") for block in self.blocks
+        ]
+        if (count := sum(counts)) <= MOST_CELLS:
+            return
+        largest = self.blocks[counts.index(max(counts))]
+        axis = max((axis for axis in largest if axis != "measure"), key=lambda one: len(largest[one]))
+        raise UserError(
+            f"matrix {self.name} has {count:,} cells, and one run plans up to {MOST_CELLS:,}; divide it into runs with "
+            f"fewer values of an axis each, such as --{axis.replace('_', '-')}, which has {len(largest[axis]):,} (they "
+            "may share a results folder)"
+        )
 
     def _chosen(self, block: Mapping[str, Sequence[Any]]) -> frozenset[str]:
         """The axes whose values somebody chose for the backbones of a block, and did not only cross with them."""

@@ -1,4 +1,5 @@
 import re
+from unittest import mock
 
 import pytest
 
@@ -133,3 +134,22 @@ def test_how_threads_wait_is_part_of_the_environment_unless_it_is_as_the_suite_h
     monkeypatch.setenv("GOMP_SPINCOUNT", "1")
     assert describe().variables["GOMP_SPINCOUNT"] == "1"
     assert describe().comparable != usual.comparable
+
+
+def test_too_many_cells_are_counted_and_not_made(write, monkeypatch):
+    axes = f"seed = {list(range(5000))}\nbatch = {list(range(1, 2001))}\n"
+    loaded = matrix.load(
+        write(BLOCK.replace('resolution = [64, "64x96"]', "resolution = 64").replace(', "swin_pico"', "") + axes)
+    )
+    monkeypatch.setattr(matrix, "Cell", None)
+    with pytest.raises(UserError, match=r"mine has 10,000,000 cells, .* up to 100,000; .* --seed, which has 5,000 "):
+        next(loaded.asks(describe()))
+
+
+def test_as_many_cells_as_there_may_be_are_made(write):
+    loaded = matrix.load(write(BLOCK + f"seed = {list(range(25))}"))
+    assert matrix.MOST_CELLS >= 100
+    with mock.patch.object(matrix, "MOST_CELLS", 100):
+        assert len(cells(loaded)) == 100
+    with mock.patch.object(matrix, "MOST_CELLS", 99), pytest.raises(UserError, match="has 100 cells"):
+        cells(loaded)
