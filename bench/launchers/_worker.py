@@ -5,7 +5,7 @@ import multiprocessing
 import os
 import signal
 import time
-from collections.abc import Iterator, MutableMapping
+from collections.abc import Callable, Iterator, MutableMapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -13,10 +13,14 @@ from multiprocessing import forkserver, resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerContext, ForkServerProcess
 
+from bench.launchers import _lives
 from bench.launchers.contract import Event, Finished, Job, Progress, Said, Settings
+from bench.plan import oom
 from bench.plan.environment import SPIN
 
 POLL_S = 0.2
+ENDS_S = 5.0
+"""That a killed process may take to end; one that waits for a broken disk or device may take for ever."""
 
 
 @dataclass
@@ -25,7 +29,7 @@ class Worker:
 
     active_s: seconds that it has had the machine, waiting for turns apart, up to ``since``.
     waiting: for its next turn. turns: that it has had. free: share of its device's memory that was free when it had
-    loaded its model. cpu_s: CPU time that it has used.
+    loaded its model. cpu_s: CPU time that it has used. kills: `bench.plan.oom.kills` when it started.
     """
 
     job: Job
@@ -38,6 +42,7 @@ class Worker:
     turns: int = 0
     free: float = 1.0
     cpu_s: float = 0.0
+    kills: int | None = None
 
     def wall_s(self) -> float:
         """Seconds that it has had the machine."""
@@ -50,9 +55,14 @@ class Worker:
             self.connection.send((index, workers, cpu_s))
 
     def end(self) -> None:
-        """Kill it."""
-        self.process.kill()
-        self.process.join()
+        """Kill it, and what it has started."""
+        self.kill()
+        self.process.join(ENDS_S)
+
+    def kill(self) -> None:
+        """Without waiting for it."""
+        _lives.end(self.process.pid)
+        self.process.kill()  # it may not have a session of its own yet
 
 
 class Workers:
@@ -65,10 +75,11 @@ class Workers:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.running: list[Worker] = []
+        self.deaths = Deaths()
         self.context: ForkServerContext = multiprocessing.get_context("forkserver")
         # "__main__" too, or each worker would import the command line again.
-        self.context.set_forkserver_preload(["__main__", "bench.launchers.worker"])
-        # The server and its workers inherit the mask: Ctrl-C is for this process, which ends them in order.
+        self.context.set_forkserver_preload(["bench.launchers._server", "__main__", "bench.launchers.worker"])
+        # The server and its workers inherit the mask: signals are for this process, which ends them in order.
         # (Starting the resource tracker unblocks SIGINT, so it has to be there before.)
         _spin_less(os.environ)  # which the server inherits
         resource_tracker.ensure_running()
@@ -83,19 +94,22 @@ class Workers:
     def start(self, job: Job, threads: int) -> Worker:
         """A process for a job, with so many CPU threads."""
         ours, theirs = self.context.Pipe()
-        process = self.context.Process(target=_work, args=(job, self.settings, threads, theirs), daemon=True)
+        process = self.context.Process(
+            target=_in_session, args=(_work, job, self.settings, threads, theirs), daemon=True
+        )
         started, clock = datetime.now(UTC).isoformat(timespec="seconds"), time.monotonic()
         # An interrupt half-way through the handshake would leave the server with a broken connection to complain about.
         with _interrupt_later():
             process.start()
         theirs.close()
-        self.running.append(Worker(job, process, ours, started, clock))
+        self.running.append(Worker(job, process, ours, started, clock, kills=oom.kills()))
         return self.running[-1]
 
     def events(self, worker: Worker) -> Iterator[Event]:
         """What has come from a worker since the last look, without waiting; an end takes it off the running ones."""
-        for event in _events(worker, self.settings.timeout_s):
+        for event in _events(worker, self.settings.timeout_s, self.deaths):
             if isinstance(event, Finished):
+                _lives.end(worker.process.pid)  # what it has left behind
                 self.running.remove(worker)
             yield event
 
@@ -118,9 +132,10 @@ class Workers:
     def end(self) -> None:
         """Kill what still runs."""
         for one in self.running:
-            one.process.kill()
+            one.kill()
+        until = time.monotonic() + ENDS_S
         for one in self.running:
-            one.process.join()
+            one.process.join(max(0.0, until - time.monotonic()))
 
 
 def _spin_less(environment: MutableMapping[str, str]) -> None:
@@ -132,12 +147,17 @@ def _spin_less(environment: MutableMapping[str, str]) -> None:
 
 @contextmanager
 def _interrupt_later() -> Iterator[None]:
-    """Hold SIGINT back; one that came meanwhile takes effect at the end."""
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    """Hold back what ends this process; what came meanwhile takes effect at the end."""
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, _lives.LATER)
     try:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+
+def _in_session(work: Callable[..., None], *arguments: object) -> None:
+    _lives.begin()
+    work(*arguments)
 
 
 def _work(job: Job, settings: Settings, threads: int, connection: Connection) -> None:
@@ -147,7 +167,7 @@ def _work(job: Job, settings: Settings, threads: int, connection: Connection) ->
     work(job, settings, threads, connection)
 
 
-def _events(one: Worker, timeout_s: float) -> Iterator[Event]:
+def _events(one: Worker, timeout_s: float, deaths: "Deaths") -> Iterator[Event]:
     """What has come from a worker since the last look, without waiting."""
     ended = one.process.exitcode is not None  # before reading, so that nothing sent before the end is missed
     try:
@@ -169,7 +189,10 @@ def _events(one: Worker, timeout_s: float) -> Iterator[Event]:
         one.process.join()
         ended = True
     if ended:
-        status, reason = _death(one.process.exitcode)
+        if one.process.exitcode in (-signal.SIGTERM, -signal.SIGHUP):
+            # Schedulers send it to all processes at once: this one then hears of it now, and makes no record of it.
+            time.sleep(POLL_S)
+        status, reason = deaths.explain(one.process.exitcode, one.kills)
         yield Finished(one.job, status, reason, one.started, one.wall_s())
     elif one.wall_s() > timeout_s:
         one.end()
@@ -177,9 +200,32 @@ def _events(one: Worker, timeout_s: float) -> Iterator[Event]:
         yield Finished(one.job, "timeout", reason, one.started, one.wall_s())
 
 
-def _death(code: int | None) -> tuple[str, str]:
-    if code == -signal.SIGKILL:
-        return "oom", "its process was killed (SIGKILL), which is what Linux does when memory runs out"
-    if code is not None and code < 0:
-        return "error", f"its process died of {signal.Signals(-code).name}"
-    return "error", f"its process ended with exit code {code} and no result"
+class Deaths:
+    """Why workers died. A kill for want of memory explains one death; others that died so were killed by somebody."""
+
+    def __init__(self) -> None:
+        self.explained = 0
+
+    def explain(self, code: int | None, kills: int | None) -> tuple[str, str]:
+        """Status and reason of a process that has ended without a result.
+
+        Args:
+            code: its exit code; negative: the signal that killed it.
+            kills: see `Worker`.
+        """
+        if code == -signal.SIGKILL:
+            return self._killed(kills)
+        if code is not None and code < 0:
+            return "error", f"its process died of {signal.Signals(-code).name}"
+        return "error", f"its process ended with exit code {code} and no result"
+
+    def _killed(self, before: int | None) -> tuple[str, str]:
+        now = oom.kills()
+        if now is None or before is None:
+            counted = "whether for want of memory is not known, for this system does not count that"
+        elif now > (known := max(before, self.explained)):
+            self.explained = known + 1
+            return "oom", "the kernel killed its process for want of memory (SIGKILL, and its count of those went up)"
+        else:
+            counted = "not for want of memory, by the kernel's count"
+        return "error", f"its process was killed by signal 9 (SIGKILL), {counted}"

@@ -22,6 +22,7 @@ from bench.errors import UserError
 from bench.model import build, modes
 from bench.model.quick import quick_weights
 from bench.model.storage import MIB, status_bytes, trim
+from bench.plan import oom
 from bench.plan.case import Case
 from bench.plan.cell import Cell
 from bench.plan.measure import Context, Invalid, Outcome
@@ -230,7 +231,7 @@ def check_forkable(threads: int) -> None:
 
 def in_child(task: Callable[[], Trial]) -> Trial:
     """Run a task in a forked process, which ends with this one at the latest."""
-    parent = os.getpid()
+    parent, kills = os.getpid(), oom.kills()
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:
@@ -251,7 +252,9 @@ def in_child(task: Callable[[], Trial]) -> Trial:
     if code >= 0:
         return Trial("RuntimeError", f"its process ended with exit code {code} and no result")
     killed = signal.Signals(-code)
-    end = "oom" if killed == signal.SIGKILL else "suspect" if killed in _SUSPECT_DEATHS else "RuntimeError"
+    # Anybody may send SIGKILL; the kernel counts its own for want of memory.
+    memory = killed == signal.SIGKILL and kills is not None and (oom.kills() or 0) > kills
+    end = "oom" if memory else "suspect" if killed in _SUSPECT_DEATHS else "RuntimeError"
     return Trial(end, f"its process died of {killed.name}")
 
 

@@ -38,6 +38,37 @@ def killed(context):
     os.kill(os.getpid(), signal.SIGKILL)
 
 
+def _with_child(context):
+    """A child that would live for ten minutes; its id is reported."""
+    import subprocess
+
+    child = subprocess.Popen(["sleep", "600"])
+    context.report("a child", child.pid, 0)
+
+
+def killed_with_a_child(context):
+    _with_child(context)
+    killed(context)
+
+
+def hangs_with_a_child(context):
+    """Deaf to all that can be ignored."""
+    import signal as signals
+
+    for number in (signals.SIGTERM, signals.SIGINT, signals.SIGHUP):
+        signals.signal(number, signals.SIG_IGN)
+    _with_child(context)
+    hangs(context)
+
+
+def leaves_a_child(context):
+    _with_child(context)
+
+
+def terminated(context):
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
 def crashes(context):
     os.kill(os.getpid(), signal.SIGSEGV)
 
@@ -127,7 +158,8 @@ WAYS = {
     "unsupported": ("unsupported", "nearest: 7"),
     "invalid": ("invalid", "nan at step 3"),
     "out_of_memory": ("oom", "memory"),
-    "killed": ("oom", "SIGKILL"),
+    "killed": ("error", "killed by signal 9"),
+    "terminated": ("error", "SIGTERM"),
     "crashes": ("error", "SIGSEGV"),
     "exits": ("error", "exit code 3"),
     "hangs": ("timeout", "--timeout"),

@@ -1,10 +1,16 @@
 """The local launcher with real processes, and measures that misbehave in every way a measurement can."""
 
 import os
+import subprocess
+import sys
+import textwrap
+import time
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
+from bench import catalogue
 from bench.launchers import _worker, local
 from bench.launchers.contract import Finished, Job, Progress, Settings, Started
 from bench.plan import matrix
@@ -119,3 +125,51 @@ def test_closing_the_launcher_ends_its_workers(tmp_path, monkeypatch):
     events.close()
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)
+
+
+def gone(pid, within=5.0):
+    """Whether a process has ended, or does so soon."""
+    until = time.monotonic() + within
+    while time.monotonic() < until:
+        try:
+            if Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z":
+                return True
+        except FileNotFoundError:
+            return True
+        time.sleep(0.05)
+    return False
+
+
+@pytest.mark.parametrize(
+    ("way", "status"), [("killed_with_a_child", "error"), ("hangs_with_a_child", "timeout"), ("leaves_a_child", "ok")]
+)
+def test_what_a_worker_has_started_ends_with_it(tmp_path, monkeypatch, way, status):
+    monkeypatch.setattr(_worker, "_work", misbehaving.work)
+    events = launch(tmp_path, [job(way)], timeout=5.0 if way == "hangs_with_a_child" else 60.0)
+    (child,) = (event.done for event in events if isinstance(event, Progress) and event.stage == "a child")
+    assert [event.status for event in events if isinstance(event, Finished)] == [status]
+    assert gone(child)
+
+
+def test_nothing_outlives_a_run_that_is_killed(tmp_path):
+    """SIGKILL: nobody can tidy up, and worker and child hang; yet there are no orphans."""
+    code = """
+        from pathlib import Path
+        from bench.launchers import _worker, local
+        from tests.bench import misbehaving
+        from tests.bench.launchers import test_local as tests
+        _worker._work = misbehaving.work
+        if __name__ == "__main__":
+            for event in local.launch([tests.job("hangs_with_a_child")], tests.Settings(Path("c"), Path("p"), 60.0)):
+                if isinstance(event, tests.Progress):
+                    print(event.done, flush=True)
+        """
+    script = tmp_path / "hanging.py"
+    script.write_text(textwrap.dedent(code))
+    environment = {**os.environ, "PYTHONPATH": str(catalogue.ROOT)}
+    with subprocess.Popen([sys.executable, script], cwd=tmp_path, env=environment, text=True, stdout=-1) as process:
+        child, worker = int(process.stdout.readline()), int(process.stdout.readline())
+        os.kill(worker, 0)
+        process.kill()
+    assert gone(worker)
+    assert gone(child)

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from unittest import mock
 
 import pytest
 import torch
@@ -101,9 +102,18 @@ def test_want_of_memory_is_found_behind_what_wraps_it():
 
 
 @pytest.mark.parametrize(
-    ("by", "end"), [(signal.SIGKILL, "oom"), (signal.SIGSEGV, "suspect"), (signal.SIGTERM, "RuntimeError")]
+    ("by", "kills", "end"),
+    [
+        (signal.SIGKILL, [3, 4], "oom"),
+        (signal.SIGKILL, [3, 3], "RuntimeError"),
+        (signal.SIGKILL, [None, None], "RuntimeError"),
+        (signal.SIGSEGV, [3], "suspect"),
+        (signal.SIGTERM, [3], "RuntimeError"),
+    ],
 )
-def test_how_a_child_died_is_told_apart(by, end):
+def test_how_a_child_died_is_told_apart(monkeypatch, by, kills, end):
+    monkeypatch.setattr(max_batch.oom, "kills", mock.Mock(side_effect=kills))
+
     def task():
         faulthandler.disable()  # pytest's: it would print where
         os.kill(os.getpid(), by)
