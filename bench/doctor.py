@@ -642,6 +642,7 @@ def self_check(side: Torchside) -> Iterator[Finding]:
     from bench.plan import matrix as matrices
     from bench.plan.dataset import Roots
     from bench.plan.measure import Precision
+    from bench.signals import Ended
     from bench.store.store import Store
 
     side.require(*LIBRARIES)
@@ -653,7 +654,7 @@ def self_check(side: Torchside) -> Iterator[Finding]:
         settings = Settings(folder / "cache", folder / "pictures", PATIENCE_S, precision=Precision(0.1, 0.1, "allow"))
         summary = run.run(plan, store, settings, launcher="local", show=lambda _: None, say=lambda _: None)
         if summary.interrupted:
-            raise KeyboardInterrupt
+            raise Ended(summary.interrupted)
         kept = sum(1 for _ in store.records())
     yield from of_check(plan, summary)
     seconds = time.monotonic() - start

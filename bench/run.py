@@ -1,6 +1,7 @@
 """``densebench run``: a matrix becomes records; what the store already has is not measured again."""
 
 import json
+import signal
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import closing
@@ -9,7 +10,7 @@ from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
-from bench import catalogue
+from bench import catalogue, signals
 from bench.cache import cache_folder
 from bench.data.contract import Task
 from bench.errors import UserError
@@ -74,11 +75,14 @@ class Plan:
 
 @dataclass(frozen=True)
 class Summary:
-    """How a run ended: title -> the last record, of every measurement of its plan that has one."""
+    """How a run ended: title -> the last record, of every measurement of its plan that has one.
+
+    interrupted: the number of the signal that ended it; 0: none did.
+    """
 
     records: Mapping[str, Record]
     missing: int
-    interrupted: bool = False
+    interrupted: int = 0
 
     @property
     def missing_numbers(self) -> dict[str, Record]:
@@ -249,14 +253,14 @@ def run(
     ``show`` sees every event, ``say`` a sentence for the user now and then, ``files`` how far the look at files is, and
     ``look`` what is known: once the cheapest model of every family has been measured (`bench.launchers._order`), then
     after every further result. An
-    interrupt ends the workers, keeps what was measured and returns a summary that says so.
+    interrupt or another signal to end ends the workers, keeps what was measured and returns a summary that says so.
 
     Raises:
         UserError: files of a data set are broken, the store cannot be written to, or another run holds it.
     """
     verify(plan, files)
     states.prune(settings.cache)
-    interrupted = False
+    interrupted = 0
     with store.writing() as writer:
         for note in writer.repaired:
             say(note)
@@ -281,8 +285,8 @@ def run(
                             look(ledger.latest.values())
                 looking = True
                 look(ledger.latest.values())
-        except KeyboardInterrupt:
-            interrupted = True
+        except (signals.Ended, KeyboardInterrupt) as ending:
+            interrupted = ending.number if isinstance(ending, signals.Ended) else signal.SIGINT
     titles = {planned.job.key: planned.job.title() for planned in plan.planned}
     records = {titles[key]: record for key, record in ledger.latest.items()}
     return Summary(records, len(plan.planned) - len(ledger.latest), interrupted)

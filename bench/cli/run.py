@@ -1,11 +1,13 @@
 """`densebench run`: a plan, what of it is measured, and how it ends."""
 
 import json
+import signal
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from bench import signals
 from bench.cli.shared import Csv, Results, Wide, axis, err, one_of, out, say, split
 from bench.errors import UserError
 
@@ -212,7 +214,8 @@ def _after(folder: Path, summary: Any, *, measured: bool, strict: bool, wide: bo
     shown.print(f"records: {folder / 'records.jsonl'}", soft_wrap=True)
     if tables:
         shown.print(f"tables:  {', '.join(map(str, tables))} (and .csv)", soft_wrap=True)
-    if pictures := _pictures(folder, measured=measured):
+    # Who sends SIGTERM or SIGHUP does not wait long, and pictures take some seconds.
+    if pictures := _pictures(folder, measured=measured and summary.interrupted in (0, signal.SIGINT)):
         shown.print(f"picture: {', '.join(map(str, pictures))}", soft_wrap=True)
     for title, record in summary.missing_numbers.items():
         style = "yellow" if record.status == "unsupported" else "red"
@@ -226,12 +229,12 @@ def _after(folder: Path, summary: Any, *, measured: bool, strict: bool, wide: bo
         )
     if summary.interrupted:
         err().print(
-            f"interrupted: {len(summary.records)} measurements are kept, {summary.missing} are missing; "
-            "the same command goes on where it stopped",
+            f"{signals.in_words(summary.interrupted)}: {len(summary.records)} measurements are kept, "
+            f"{summary.missing} are missing; the same command goes on where it stopped",
             style="yellow",
             soft_wrap=True,
         )
-        raise typer.Exit(130)
+        raise typer.Exit(signals.code(summary.interrupted))
     wanted = summary.missing_numbers if strict else summary.failed
     if wanted:
         err().print(f"{len(wanted)} of {len(summary.records)} measurements have no number", style="red")
