@@ -19,8 +19,7 @@ def main() -> None:
     A signal that ends it is one sentence and exit code 128 + its number; a reader that goes away (``| head``) is none.
     """
     signals.listen()
-    for stream in (sys.stdout, sys.stderr):
-        _take_all(stream)
+    sys.stdout, sys.stderr = _open(sys.stdout), _open(sys.stderr)
     try:
         app()
     except UserError as error:
@@ -41,18 +40,20 @@ _OF_STREAMS = frozenset({errno.EPIPE, errno.ENOSPC, errno.EDQUOT, errno.EIO})
 """What writing to a stream may fail with; of a file, the error would name it."""
 
 
-def _take_all(stream: TextIO | None) -> None:
-    """Have what a terminal's encoding lacks replaced; a table without its ± is better than none."""
+def _open(stream: TextIO | None) -> TextIO:
+    """A stream that takes all: a table without its ± is better than none, and a closed one (``>&-``) leads nowhere."""
+    if stream is None:
+        return Path(os.devnull).open("w", encoding="utf-8")
     reconfigure = getattr(stream, "reconfigure", None)  # tests and notebooks put others in their place
     if reconfigure is not None:
         reconfigure(errors="replace")
+    return stream
 
 
 def _flush() -> None:
     """Find out now and not in the interpreter's last moments, which has no words for it, that nobody reads any more."""
     try:
-        if sys.stdout is not None:  # pyright: ignore[reportUnnecessaryComparison] - it was closed (``>&-``)
-            sys.stdout.flush()
+        sys.stdout.flush()
     except OSError as error:
         _not_written(error)
 

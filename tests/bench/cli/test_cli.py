@@ -1,5 +1,6 @@
 """The command line as a user meets it: every verb in a process of its own, every mistake without a traceback."""
 
+import contextlib
 import csv
 import importlib.metadata
 import json
@@ -9,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -310,3 +312,108 @@ def test_a_comparison_is_as_wide_as_the_terminal_or_as_wide_as_it_takes(denseben
     rows = list(csv.DictReader(densebench(*words, "--csv").splitlines()))
     assert {row["pareto"] for row in rows} == {"True", "False", ""}
     assert all(row["reason"] or float(row["cost"]) > 0 for row in rows)
+
+
+_HANGING = """
+import sys
+from bench.cli import main
+from bench.launchers import _worker
+from tests.bench import misbehaving
+
+def work(job, *others):
+    (_ORIGINAL if job.measure.name == "complexity" else misbehaving.work)(job, *others)
+
+_ORIGINAL = _worker._work
+_worker._work = work
+misbehaving.roof = misbehaving.good
+misbehaving.latency = misbehaving.hangs_with_a_child
+if __name__ == "__main__":
+    main()
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("sent", "code", "says"),
+    [([signal.SIGTERM], 143, "ended by SIGTERM: 2 measurements are kept"), ([signal.SIGHUP] * 2, 129, "SIGHUP: 2 ")],
+    ids=["SIGTERM", "SIGHUP twice"],
+)
+def test_a_scheduler_ends_a_run_and_what_hangs_in_it(tmp_path, sent, code, says):
+    """Records are kept, tables written, children gone, one sentence said, and the exit code is the signal's."""
+    script = tmp_path / "hanging.py"
+    script.write_text(_HANGING)
+    words = ("run", "--backbone", "vit_pico", "--head", "linear", "--patch", "16", "--resolution", "64", "--batch", "1")
+    words += ("--measure", "complexity,latency", "--machine", "here", *BESIDE)
+    env = {**os.environ, "DENSEBENCH_CACHE": str(tmp_path / "cache"), "PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(
+        [sys.executable, script, *words], cwd=tmp_path, env=env, text=True, stdout=-1, stderr=-1
+    ) as process:
+        hanging = workers = []
+        while not hanging:
+            assert process.poll() is None, process.communicate()
+            time.sleep(0.2)
+            workers = [pid for pid in below(process.pid) if "sleep" not in command(pid)]
+            hanging = [pid for pid in below(process.pid) if "sleep" in command(pid)]
+        for number in sent:
+            process.send_signal(number)
+        began = time.monotonic()
+        output, errors = process.communicate(timeout=30)
+    assert process.returncode == code, output + errors
+    assert "Traceback" not in errors
+    assert errors.count("are kept") == 1
+    assert says in " ".join(errors.split())
+    assert len((tmp_path / "results" / "here" / "records.jsonl").read_text().splitlines()) == 2
+    assert list((tmp_path / "results" / "here").glob("*.md"))
+    while any(command(pid) for pid in (*workers, *hanging)):
+        assert time.monotonic() < began + 30
+        time.sleep(0.1)
+
+
+def below(pid):
+    """Ids of all processes that a process has started, and that these have."""
+    parents = {}
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            parents[int(path.parent.name)] = int(path.read_text().rpartition(")")[2].split()[1])
+    found = [pid]
+    for one in found:
+        found += [child for child, parent in parents.items() if parent == one]
+    return found[1:]
+
+
+def command(pid):
+    """The command line of a process; nothing where it has ended."""
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/cmdline").read_text()
+    return ""
+
+
+@pytest.mark.parametrize("words", [("list", "backbones"), ("list", "heads", "--json"), ("--help",)], ids=" ".join)
+def test_a_reader_that_goes_away_is_no_error(words):
+    reading, writing = os.pipe()
+    os.close(reading)
+    with os.fdopen(writing, "w") as closed:
+        done = subprocess.run([*COMMAND, *words], stdout=closed, stderr=-1, text=True, cwd=ROOT, check=False)
+    assert done.stderr == ""
+
+
+def test_a_closed_output_is_no_error():
+    asked = [*map(shlex.quote, COMMAND), "list", "heads", ">&-"]
+    done = subprocess.run(" ".join(asked), shell=True, stderr=-1, text=True, cwd=ROOT, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_full_disk_behind_the_output_is_one_message(densebench):
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run([*COMMAND, "list", "heads"], stdout=full, stderr=-1, text=True, cwd=ROOT, check=False)
+    assert done.returncode == 1
+    assert done.stderr == "densebench: the output cannot be written (No space left on device)\n"
+
+
+def test_what_a_terminal_cannot_show_is_replaced(tmp_path):
+    write(tmp_path / "é" / "m", [make("complexity", params_m=1.0)])
+    words = ("report", "--results", str(tmp_path / "é"))
+    for given in ({"PYTHONIOENCODING": "ascii"}, {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}):
+        env = {**os.environ, "PYTHONPATH": str(ROOT), **given}
+        done = subprocess.run([*COMMAND, *words], capture_output=True, env=env, check=False)
+        assert (done.returncode, done.stderr) == (0, b"")
