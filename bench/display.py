@@ -11,6 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.text import Text
 
 from bench import run
+from bench.errors import printable
 from bench.launchers.contract import Event, Finished, Said, Started
 from bench.launchers.contract import Progress as Step
 from bench.plan.measure import measures
@@ -66,7 +67,9 @@ class Display:
             self.live.__exit__(None, None, None)
 
     def __rich__(self) -> Group:
-        lines = [Text("  " + self._line(one), no_wrap=True, overflow="ellipsis") for one in self.running.values()]
+        lines = [
+            Text("  " + printable(self._line(one)), no_wrap=True, overflow="ellipsis") for one in self.running.values()
+        ]
         # Where the terminal is low, it is the table that is cut.
         return Group(self.bar, *lines, *self.tables)
 
@@ -98,7 +101,7 @@ class Display:
         elif isinstance(event, Step):
             self.running[key] = (event, self.running[key][1])
         elif isinstance(event, Said):
-            self.console.print(Text(f"{event.job.title()}: {event.text}", style="yellow"), soft_wrap=True)
+            self.console.print(Text(printable(f"{event.job.title()}: {event.text}"), style="yellow"), soft_wrap=True)
         else:
             self.running.pop(key, None)
             self.finished.append(event)
@@ -130,7 +133,7 @@ class Display:
         text += f" ({event.wall_s:.1f} s)"
         if not self.console.is_terminal:
             text += f", {self.left()}"
-        self.console.print(Text(text, style="" if event.status == "ok" else "red"), soft_wrap=True)
+        self.console.print(Text(printable(text), style="" if event.status == "ok" else "red"), soft_wrap=True)
 
 
 def _headline(event: Finished) -> str:

@@ -44,6 +44,15 @@ def plain(axes: "Axes", *, grid: str = "both") -> None:
     axes.spines[["top", "right"]].set_visible(False)
 
 
+def _literal(drawing: "Figure") -> None:
+    """Have dollar signs in names drawn as they are: they begin no formula, which might be none."""
+    from matplotlib.text import Text  # noqa: PLC0415, slow to import
+
+    for text in drawing.findobj(Text):
+        if "$" in text.get_text() and not text.get_text().startswith(r"$\mathdefault"):  # pyright: ignore[reportAttributeAccessIssue]
+            text.set_parse_math(False)  # pyright: ignore[reportAttributeAccessIssue]
+
+
 def save(drawing: "Figure", path: Path) -> Path:
     """Write a picture as ``path`` (a PNG) and as an SVG beside it: the same picture gives the same bytes.
 
@@ -54,6 +63,7 @@ def save(drawing: "Figure", path: Path) -> Path:
     from matplotlib.backends.backend_agg import FigureCanvasAgg  # noqa: PLC0415
     from matplotlib.backends.backend_svg import FigureCanvasSVG  # noqa: PLC0415
 
+    _literal(drawing)
     # Laid out once, and each file drawn once (`savefig` draws twice): it is slow.
     drawing.draw_without_rendering()
     drawing.set_layout_engine("none")
