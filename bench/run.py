@@ -22,7 +22,7 @@ from bench.plan.matrix import Matrix
 from bench.plan.measure import CANNOT, CROSSED, MODEL, Measure, Value, measures
 from bench.store import states
 from bench.store.record import SENTENCE, SETTLED, Record, better, question, sayable
-from bench.store.store import Store, Writer, plain
+from bench.store.store import Store, Writer, plain, say_lost
 
 _ENDED = frozenset({"ok", "unsupported", "invalid"})
 """After these a training has no use for its state; after the others the next run goes on from it."""
@@ -343,7 +343,9 @@ def _answers(store: Store, environment: Environment) -> dict[str, Record]:
     known = {name: described.comparable for name, described in store.environments().items()}
     known[environment.id] = environment.comparable  # its line may be lost; a run writes it again
     answers: dict[str, Record] = {}
-    for record in store.records():
+    records = store.records()
+    say_lost(store.folder, records, known)
+    for record in records:
         if known.get(record.environment) != environment.comparable:
             continue
         before = answers.get(record.key)

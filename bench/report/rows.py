@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from bench import catalogue
-from bench.errors import UserError, printable, remark
+from bench.errors import UserError, printable
 from bench.plan import recipe as recipes
 from bench.plan import source
 from bench.plan.cell import FIELDS
@@ -32,7 +32,7 @@ from bench.report.roofline import Roofline, roofline
 from bench.stats.family import ALONE, Family, claimed, family
 from bench.stats.ranking import Noise, Rank, Stat, pooled, ranked, stat
 from bench.store.record import STATUSES, Record, better
-from bench.store.store import ENVIRONMENTS, NAMED, RECORDS, Store, no_collection
+from bench.store.store import ENVIRONMENTS, RECORDS, Store, no_collection, say_lost
 
 DERIVED = Measure(
     name="roofline",
@@ -252,23 +252,9 @@ def read(folder: Path) -> Reading:
     store = Store(folder)
     described = store.environments()
     records = store.records()
-    _say_lost(folder, records, described)
+    say_lost(folder, records, described)
     with no_collection():
         return gather(folder, records, described)
-
-
-def _say_lost(folder: Path, records: Iterable[Record], described: Mapping[str, Environment]) -> None:
-    """Name the environments that are not described, and what to do."""
-    lost = Counter(record.environment for record in records)
-    for name in described:
-        lost.pop(name, None)
-    if lost:
-        names = ", ".join(f"'{name}'" for name in sorted(lost)[:NAMED]) + (", ..." if len(lost) > NAMED else "")
-        remark(
-            f"{folder / ENVIRONMENTS} does not describe environment {names}, which {lost.total()} records name: they "
-            "are in no table. Put its line back: out of a copy of the folder by `densebench merge COPY`, or by "
-            "`densebench run` where neither the machine nor its packages nor the commit have changed"
-        )
 
 
 def gather(folder: Path, records: Iterable[Record], described: Mapping[str, Environment]) -> Reading:

@@ -10,6 +10,7 @@ import io
 import json
 import os
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -190,6 +191,20 @@ def no_collection() -> Iterator[None]:
             gc.freeze()
             gc.unfreeze()
             gc.enable()
+
+
+def say_lost(folder: Path, records: Iterable[Record], described: Iterable[str]) -> None:
+    """Name the environments of records that are not described, and what to do: nobody knows what machine they are."""
+    lost = Counter(record.environment for record in records)
+    for name in described:
+        lost.pop(name, None)
+    if lost:
+        names = ", ".join(f"'{name}'" for name in sorted(lost)[:NAMED]) + (", ..." if len(lost) > NAMED else "")
+        remark(
+            f"{folder / ENVIRONMENTS} does not describe environment {names}, which {lost.total()} records name: they "
+            "are in no table and answer no run. Put its line back: out of a copy of the folder by `densebench merge COPY`, or by "
+            "`densebench run` where neither the machine nor its packages nor the commit have changed"
+        )
 
 
 def described(line: bytes) -> Environment:
