@@ -252,7 +252,7 @@ def parse(line: str | bytes, where: str, later: Mapping[str, Sequence[float]] | 
             sys.intern(read.status),
             read.reason,
             read.values,
-            {} if read.samples == _NO_SAMPLES else _samples(read.samples) if later is None else later,
+            {} if read.samples == _NO_SAMPLES else _paired(_samples(read.samples)) if later is None else later,
             read.started,
             read.wall_s,
         )
@@ -263,6 +263,30 @@ def parse(line: str | bytes, where: str, later: Mapping[str, Sequence[float]] | 
     if record.status not in STATUSES:
         raise UserError(f"{where}: status '{record.status}' is none of {', '.join(STATUSES)}")
     return record
+
+
+def _paired(samples: dict[str, list[Any]]) -> dict[str, list[Any]]:
+    """Series whose rounds are known, each with its rounds.
+
+    Raises:
+        ValueError: rounds are not those of a series.
+    """
+    for name, rounds in samples.items():
+        timed = name.removesuffix("_round")
+        if timed == name:
+            continue
+        series = samples.get(timed, ()) if timed not in _COUNTED else rounds
+        if len(series) != len(rounds) or None in rounds or None in series:
+            raise ValueError(f"{name} are not the rounds of {timed}")
+        if timed.endswith("_ms") and not all(value > 0 for value in series):
+            raise ValueError(f"a time of {timed} is not above 0")
+    if "anchor_ms" in samples and "anchor_ms_round" not in samples:
+        raise ValueError("anchor_ms has no rounds")
+    return samples
+
+
+_COUNTED = frozenset({"company", "disturbed"})
+"""What has rounds and no series."""
 
 
 class Stored(Mapping[str, Sequence[float]]):
@@ -322,10 +346,10 @@ def _stored(path: Path, start: int, size: int, state: tuple[int, int]) -> dict[s
     except OSError as error:
         raise UserError(f"{path}, at byte {start}: samples cannot be read again ({error})") from error
     try:
-        return _sampled(line).samples
+        return _paired(_sampled(line).samples)
     except (ValueError, RecursionError):  # no more than `_read` reads, or nothing at all
         try:
-            return _samples(_read(line).samples)
+            return _paired(_samples(_read(line).samples))
         except (ValueError, RecursionError) as error:
             remark(
                 f"{path}: the record at byte {start} counts without its samples, which are none: {error}; "

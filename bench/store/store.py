@@ -194,7 +194,7 @@ def no_collection() -> Iterator[None]:
 
 
 def say_lost(folder: Path, records: Iterable[Record], described: Iterable[str]) -> None:
-    """Name the environments of records that are not described, and what to do: nobody knows what machine they are."""
+    """Name the environments of records that are not described, and what to do; of what machine are they?"""
     lost = Counter(record.environment for record in records)
     for name in described:
         lost.pop(name, None)
@@ -202,8 +202,9 @@ def say_lost(folder: Path, records: Iterable[Record], described: Iterable[str]) 
         names = ", ".join(f"'{name}'" for name in sorted(lost)[:NAMED]) + (", ..." if len(lost) > NAMED else "")
         remark(
             f"{folder / ENVIRONMENTS} does not describe environment {names}, which {lost.total()} records name: they "
-            "are in no table and answer no run. Put its line back: out of a copy of the folder by `densebench merge COPY`, or by "
-            "`densebench run` where neither the machine nor its packages nor the commit have changed"
+            "are in no table and answer no run. Put its line back: out of a copy of the folder by "
+            "`densebench merge COPY`, or by `densebench run` where neither the machine nor its packages nor the commit "
+            "have changed"
         )
 
 

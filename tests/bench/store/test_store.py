@@ -112,7 +112,19 @@ def test_a_damaged_line_in_the_middle_is_named_and_costs_only_itself(tmp_path, c
     assert capsys.readouterr().err == ""
 
 
-@pytest.mark.parametrize("samples", ['{"loss":"none"}', '{"loss":[NaN]}', '{"loss":[1e999]}', '{"loss":[[1]]}', "{1}"])
+@pytest.mark.parametrize(
+    "samples",
+    [
+        '{"a_ms":[1.0],"a_ms_round":[1,2]}',
+        '{"a_ms":[1.0],"a_ms_round":[null]}',
+        '{"anchor_ms":[1.0]}',
+        '{"loss":"none"}',
+        '{"loss":[NaN]}',
+        '{"loss":[1e999]}',
+        '{"loss":[[1]]}',
+        "{1}",
+    ],
+)
 def test_samples_that_are_none_cost_the_samples_alone(tmp_path, capsys, samples):
     """They are read once somebody looks at them, which would be too late to leave the record out."""
     store = Store(tmp_path)
