@@ -11,6 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.text import Text
 
 from bench import run
+from bench.errors import printable
 from bench.launchers.contract import Event, Finished, Said, Started
 from bench.launchers.contract import Progress as Step
 from bench.plan.measure import measures
@@ -67,7 +68,9 @@ class Display:
             self.live.__exit__(None, None, None)
 
     def __rich__(self) -> Group:
-        lines = [Text("  " + self._line(one), no_wrap=True, overflow="ellipsis") for one in self.running.values()]
+        lines = [
+            Text("  " + printable(self._line(one)), no_wrap=True, overflow="ellipsis") for one in self.running.values()
+        ]
         # Where the terminal is low, it is the table that is cut.
         return Group(self.bar, *lines, *self.tables)
 
@@ -101,7 +104,8 @@ class Display:
         elif isinstance(event, Said):
             if event.text not in self.said:  # what is wrong with a disk is so for every cell
                 self.said.add(event.text)
-                self.console.print(Text(f"{event.job.title()}: {event.text}", style="yellow"), soft_wrap=True)
+                words = printable(f"{event.job.title()}: {event.text}")
+                self.console.print(Text(words, style="yellow"), soft_wrap=True)
         else:
             self.running.pop(key, None)
             self.finished.append(event)
@@ -133,7 +137,7 @@ class Display:
         text += f" ({event.wall_s:.1f} s)"
         if not self.console.is_terminal:
             text += f", {self.left()}"
-        self.console.print(Text(text, style="" if event.status == "ok" else "red"), soft_wrap=True)
+        self.console.print(Text(printable(text), style="" if event.status == "ok" else "red"), soft_wrap=True)
 
 
 def _headline(event: Finished) -> str:

@@ -1,7 +1,12 @@
 """Errors that a user can act upon: printed as one message, without a traceback, with exit code 2."""
 
+import re
+import sys
 from collections.abc import Iterable
 from difflib import get_close_matches
+
+_STEERING = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+_REMARKED: set[str] = set()
 
 
 class UserError(Exception):
@@ -21,6 +26,20 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> UserError:
 
 
 def printable(text: str) -> str:
-    """Text for a terminal: of what a file may be called, control characters and bytes that are no text as escapes."""
-    shown = "".join(letter if letter.isprintable() or letter == "\n" else repr(letter)[1:-1] for letter in text)
-    return shown.encode("utf-8", "backslashreplace").decode()
+    """Text that neither steers a terminal nor fails to be written: of what a file or class may be called, escapes.
+
+    Control characters but line feeds, marks that turn the direction of writing, and bytes that are no text are escaped.
+    """
+    return text if text.isascii() and text.isprintable() else _STEERING.sub(lambda found: ascii(found[0])[1:-1], text)
+
+
+def remark(text: str) -> None:
+    """A sentence on stderr about what was passed over; the same one once a verb, however often it is come across."""
+    if text not in _REMARKED:
+        _REMARKED.add(text)
+        sys.stderr.write(f"{printable(text)}\n")
+
+
+def forget_remarks() -> None:
+    """Another verb begins, which says what it comes across itself."""
+    _REMARKED.clear()

@@ -13,17 +13,17 @@ from typing import Any
 from bench import catalogue, signals
 from bench.cache import cache_folder
 from bench.data.contract import Task
-from bench.errors import UserError
+from bench.errors import UserError, printable
 from bench.launchers._order import first_look
 from bench.launchers.contract import Event, Finished, Job, Settings, anchor_digest
 from bench.plan import dataset, models, recipe, source, weights
 from bench.plan.cell import FIELDS, IN_TITLE, Cell
 from bench.plan.environment import Environment, as_json
 from bench.plan.matrix import Matrix
-from bench.plan.measure import CANNOT, CROSSED, MODEL, Measure, measures
+from bench.plan.measure import CANNOT, CROSSED, MODEL, Measure, Value, measures
 from bench.store import states
-from bench.store.record import SETTLED, Record, better, question
-from bench.store.store import Store, Writer
+from bench.store.record import SENTENCE, SETTLED, Record, better, question, sayable
+from bench.store.store import Store, Writer, plain, say_lost
 
 _ENDED = frozenset({"ok", "unsupported", "invalid"})
 """After these a training has no use for its state; after the others the next run goes on from it."""
@@ -154,6 +154,7 @@ def plan(
         called, stated = known_recipe(ask.cell.recipe, task)
         start, trained = known_weights(ask.cell.weights)
         cell = replace(ask.cell, dataset=name, recipe=called, weights=start)
+        _plain(cell)
         cells.add(cell)
         masks = bool(head.get("masks", False))
         refused = _checked(name, task, root) or (dataset.no_masks(catalogue.dataset(name)) if masks else "")
@@ -198,6 +199,16 @@ def _fits(cell: Cell, stated: recipe.Recipe, task: Task) -> None:
             f"recipe {cell.recipe} with weights {cell.weights} ({cell.backbone}, {cell.head}): {why}; take --recipe "
             f"{others}, or --force to do it anyway (the record will say so)"
         )
+
+
+def _plain(cell: Cell) -> None:
+    """Refuse names that no table could show, before anything is measured."""
+    for name in ("dataset", "recipe", "weights"):  # all others are of the catalogue
+        text = getattr(cell, name)
+        if printable(text) != text:
+            raise UserError(
+                f"{name} {text!a} has control characters or is no UTF-8, which no table can show; give it another name"
+            )
 
 
 def _asked(planned: Planned) -> Planned:
@@ -277,6 +288,7 @@ def run(
                 with closing(catalogue.get("launchers", launcher).load().launch(jobs, anchored)) as events:
                     for event in events:
                         if isinstance(event, Finished):
+                            event = _clean(event)  # noqa: PLW2901 - as all that follows sees it
                             ledger.keep(event)
                             if event.status in _ENDED:
                                 states.remove(states.path(settings.cache, event.job.key, plan.environment.id))
@@ -313,7 +325,7 @@ def _phases(plan: Plan, ledger: _Ledger, show: Callable[[Event], None]) -> Itera
     """What is refused is settled at once; then the jobs of a first look, then the others."""
     for planned in plan.todo:
         if planned.refused:
-            event = Finished(planned.job, "unsupported", planned.refused, "", 0.0, {CANNOT: "task"})
+            event = _clean(Finished(planned.job, "unsupported", planned.refused, "", 0.0, {CANNOT: "task"}))
             ledger.keep(event)
             show(event)
     jobs = [planned.job for planned in plan.todo if not planned.refused]
@@ -333,8 +345,11 @@ def _with_needed(names: Iterable[str]) -> list[Measure]:
 
 def _answers(store: Store, environment: Environment) -> dict[str, Record]:
     known = {name: described.comparable for name, described in store.environments().items()}
+    known[environment.id] = environment.comparable  # its line may be lost; a run writes it again
     answers: dict[str, Record] = {}
-    for record in store.records():
+    records = store.records()
+    say_lost(store.folder, records, known)
+    for record in records:
         if known.get(record.environment) != environment.comparable:
             continue
         before = answers.get(record.key)
@@ -411,7 +426,7 @@ def _checked(name: str, task: Task, root: Path | None) -> str:
 def _noted(name: str, task: Task, root: Path | None) -> str:
     key = (name, task, root)
     if key not in _NOTED:
-        _NOTED[key] = dataset.note(name, task, root)
+        _NOTED[key] = printable(dataset.note(name, task, root))  # folders and files are called whatever they are
     return _NOTED[key]
 
 
@@ -435,7 +450,7 @@ def _stated(name: str, *notes: str) -> str:
     """What a record says of its data set beyond the name."""
     version = catalogue.dataset(name).facts.get("version", 1)
     # Version 1 goes without saying, so that the first data sets keep their records.
-    return "; ".join(note for note in (f"version {version}" if version != 1 else "", *notes) if note)
+    return printable("; ".join(note for note in (f"version {version}" if version != 1 else "", *notes) if note))
 
 
 def _model_of(record: Record, folder: Path) -> bool:
@@ -487,7 +502,7 @@ def _storable(event: Finished, environment: Environment) -> Record:
     try:
         record.line()
     except (TypeError, ValueError) as error:
-        reason = f"the measure gave what cannot be stored, None is for unknown: {error}"
+        reason = sayable(f"the measure gave what cannot be stored, None is for unknown: {error}")
         return _record(replace(event, status="error", reason=reason, values={}, samples={}), environment)
     return record
 
@@ -511,8 +526,26 @@ def _record(event: Finished, environment: Environment) -> Record:
     )
 
 
+def _clean(event: Finished) -> Finished:
+    """An event as its record has it: texts of a length that can be read, and nothing that steers a terminal."""
+
+    def clean(value: Value) -> Value:
+        if isinstance(value, dict):
+            return {printable(str(name)): number for name, number in value.items()}
+        return sayable(value, SENTENCE) if isinstance(value, str) else value
+
+    values = {printable(name): clean(value) for name, value in event.values.items()}
+    return replace(event, reason=sayable(event.reason), values=values)
+
+
 def machine_folder(results: Path, machine: str | None, environment: Environment) -> Path:
-    """``results/<machine>``; the machine's name is made from its GPU or CPU unless given."""
+    """``results/<machine>``; the machine's name is made from its GPU or CPU unless given.
+
+    Raises:
+        UserError: the name is none of a folder in the results.
+    """
+    if machine is not None and not plain(machine):
+        raise UserError(f"--machine {machine!a} is no plain name; take letters, digits, '.', '_' and '-'")
     return results / (machine or environment.slug())
 
 

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from bench.cli.shared import Results, err, one_of, out
+from bench.errors import UserError
 
 
 def report(
@@ -15,11 +16,18 @@ def report(
     ] = False,
     figures: Annotated[bool, typer.Option("--figures", help="draw all pictures, too, as PNG and SVG")] = False,
     html: Annotated[bool, typer.Option("--html", help="write the page of `densebench explore`, too")] = False,
+    set_aside: Annotated[
+        bool, typer.Option("--set-aside", help="move damaged lines of records to a file beside them first")
+    ] = False,
 ) -> None:
     """Regenerate every table from the records alone."""
     from bench.report.tables import report as regenerate
 
     one_of(check=check, html=html)
+    if set_aside:
+        if check:
+            raise UserError("--check writes nothing, and --set-aside moves lines; give one of them")
+        _set_aside(results)
     done = regenerate(results, check=check)
     if check:
         for path in done.differing:
@@ -39,6 +47,15 @@ def report(
             out().print(f"  {path} (and .svg)", soft_wrap=True)
     if html:
         _explore(results)
+
+
+def _set_aside(results: Path) -> None:
+    from bench.report.rows import folders
+    from bench.store.store import Store
+
+    for folder in folders(results):
+        for line in Store(folder).set_aside():
+            out().print(line, soft_wrap=True)
 
 
 def explore(

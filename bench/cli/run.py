@@ -9,7 +9,7 @@ import typer
 
 from bench import signals
 from bench.cli.shared import Csv, Results, Wide, axis, err, one_of, out, say, split
-from bench.errors import UserError
+from bench.errors import UserError, printable
 
 LEFT_OUT = 6
 """Combinations that a run names of those that it left out."""
@@ -279,6 +279,6 @@ def _dry_run(plan: Any, *, as_json: bool) -> None:
         name = planned.job.measure.name + (f" (cannot: {planned.refused})" if planned.refused else "")
         (todo if planned.done is None else done).append(name)
     for title, (todo, done) in sorted(lines.items()):
-        table.add_row(Text(title), Text(", ".join(todo)), Text(", ".join(done)))
+        table.add_row(Text(printable(title)), Text(printable(", ".join(todo))), Text(", ".join(done)))
     out().print(table)
     out().print(f"{len(plan.planned)} measurements, {len(plan.todo)} to make", soft_wrap=True)

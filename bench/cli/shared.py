@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from bench.errors import UserError
+from bench.errors import UserError, printable
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -40,8 +40,14 @@ def err() -> "Console":
 def _console(*, stderr: bool = False) -> "Console":
     from rich.console import Console
 
-    # Names, paths and reasons are the user's: nothing in them is markup.
-    return Console(stderr=stderr, markup=False, width=_WIDTH)
+    class Shown(Console):
+        """Names, paths and reasons are the user's: nothing in them steers a terminal."""
+
+        def render_str(self, text: str, **how: Any) -> Any:
+            return super().render_str(printable(text), **how)
+
+    # Nor is anything in them markup.
+    return Shown(stderr=stderr, markup=False, width=_WIDTH)
 
 
 def folded(head: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:

@@ -140,8 +140,10 @@ def _version(asked: bool) -> None:
 
 @app.callback()
 def _before(
-    version: Annotated[
+    version: Annotated[  # noqa: ARG001 - what it does is its callback's
         bool, typer.Option("--version", callback=_version, is_eager=True, help="print the version and leave")
     ] = False,
 ) -> None:
-    pass
+    from bench.errors import forget_remarks
+
+    forget_remarks()  # several verbs may be called in one process

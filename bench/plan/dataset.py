@@ -21,7 +21,7 @@ from bench.data._subset import Without
 from bench.data.contract import Dataset, Split, Task
 from bench.data.examine import Examined
 from bench.data.examine import examine as look
-from bench.errors import DataError, UserError
+from bench.errors import DataError, UserError, printable
 
 LISTED = 20
 """Broken files that a message names; the others it counts."""
@@ -219,6 +219,9 @@ def load(
     if instance and "variants" in entry.facts:
         options["instance"] = instance
     opened = entry.load().load(entry.name, task=task, root=root, cache=cache, split=split, **options)
+    classes = tuple(map(printable, opened.classes))  # files of others may call them anything
+    if classes != opened.classes:
+        opened.classes = classes
     return Without(opened, without) if without else opened
 
 

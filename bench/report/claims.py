@@ -68,7 +68,7 @@ def processes(measure: Measure, records: Iterable[Record]) -> Noise:
 
     Every session timed its anchor in two processes; the logarithm of their ratio, squared, is one degree of freedom.
     """
-    sessions = {record.values.get("session"): record for record in records if record.status == "ok"}
+    sessions = {str(record.values.get("session")): record for record in records if record.status == "ok"}
     found = [math.log(ratio.value) for record in sessions.values() if (ratio := _twins(record)) is not None]
     floors = [record.values.get(measure.floor) for record in sessions.values()]
     known = [floor / 100 for floor in floors if isinstance(floor, int | float)]
@@ -141,7 +141,7 @@ class Unlinked:
 def _numbered(names: Sequence[Any]) -> NDArray[np.intp]:
     """Equal names as equal numbers."""
     numbers: dict[Any, int] = {}
-    return np.array([numbers.setdefault(name, len(numbers)) for name in names], dtype=np.intp)
+    return np.array([numbers.setdefault(str(name), len(numbers)) for name in names], dtype=np.intp)
 
 
 def _ratio(series: str, first: Record, second: Record, *, together: bool) -> Ratio | None:

@@ -22,13 +22,14 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench.errors import UserError
+from bench.errors import UserError, printable
 from bench.plan.cell import FIELDS
 from bench.plan.measure import Column, Measure
 from bench.report.choosing import AXES, axis_of, check_class, check_known, column_of, matches, normal
 from bench.report.evidence import Paired, chance, pairing
 from bench.report.naming import Naming, naming
 from bench.report.rows import Part, Row, Table, folders, headline, noise, order, rank, read
+from bench.report.sheet import texts_only
 from bench.report.standing import (
     between,
     chance_of,
@@ -162,7 +163,7 @@ class Comparison:
         file = io.StringIO()
         writer = csv.DictWriter(file, dict.fromkeys(name for line in lines for name in line), lineterminator="\n")
         writer.writeheader()
-        writer.writerows(lines)
+        writer.writerows(dict(zip(line, texts_only(list(line.values())), strict=True)) for line in lines)
         return file.getvalue()
 
     def render(self, *, wide: bool = False) -> "Group":
@@ -201,8 +202,8 @@ def compare(
     check_known("axis", [*where, *(by or ())], AXES)
     cost_pair, value_pair = column_of(cost), column_of(value) if value else None
     found = folders(results)
-    check_known("machine", [machine] if machine else [], [folder.name for folder in found])
-    tables = [table for folder in found if machine in {None, folder.name} for table in read(folder).tables]
+    check_known("machine", [machine] if machine else [], [printable(folder.name) for folder in found])
+    tables = [table for folder in found if machine in {None, printable(folder.name)} for table in read(folder).tables]
     check_known("task", [task] if task else [], {table.task for table in tables})
     tables = [table for table in tables if task in {None, table.task}]
     for axis, values in where.items():

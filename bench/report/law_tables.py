@@ -10,6 +10,7 @@ from bench.plan.cell import FIELDS
 from bench.report.laws import OF_BACKBONE, OVER, Laws, Series, Swap, found
 from bench.report.naming import OTHERS, choices
 from bench.report.rows import Table, vary
+from bench.report.sheet import texts_only
 from bench.stats.power import DISTINCT, LEAST, NEAR, Law
 
 FILES = ("crossings.csv", "laws.csv", "laws.md")
@@ -216,7 +217,7 @@ def _csv(lines: Sequence[dict[str, Any]]) -> str:
     file = io.StringIO()
     writer = csv.DictWriter(file, list(lines[0]), lineterminator="\n")
     writer.writeheader()
-    writer.writerows(lines)
+    writer.writerows(dict(zip(line, texts_only(list(line.values())), strict=True)) for line in lines)
     return file.getvalue()
 
 

@@ -13,7 +13,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from bench.errors import UserError
+from bench.errors import UserError, printable
 from bench.plan.cell import DEFAULTS, FIELDS
 from bench.plan.measure import Column, Measure
 from bench.report.choosing import check_known
@@ -123,8 +123,8 @@ def pair(results: Path, first: str, second: str, *, machine: str | None = None, 
         UserError: no row has them, several pairs do, or it is one row; says what would tell them apart.
     """
     found = folders(results)
-    check_known("machine", [machine] if machine else [], [folder.name for folder in found])
-    tables = [table for folder in found if machine in {None, folder.name} for table in read(folder).tables]
+    check_known("machine", [machine] if machine else [], [printable(folder.name) for folder in found])
+    tables = [table for folder in found if machine in {None, printable(folder.name)} for table in read(folder).tables]
     check_known("task", [task] if task else [], {table.task for table in tables})
     tables = [table for table in tables if task in {None, table.task}]
     matching = [(table, _chosen(table, first), _chosen(table, second)) for table in tables]

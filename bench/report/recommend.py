@@ -21,7 +21,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from bench.errors import UserError
+from bench.errors import UserError, printable
 from bench.plan import recipe as recipes
 from bench.plan.measure import Column, Measure
 from bench.report.choosing import AXES, axis_of, check_class, check_known, column_of, matches, normal, of_class, stat_of
@@ -250,11 +250,13 @@ def _default_cost(rows: Iterable[Row]) -> str:
 
 def _tables(results: Path, task: str, machines: Sequence[str], environment: str | None) -> list[Table]:
     found = folders(results)
-    names = [folder.name for folder in found]
+    names = [printable(folder.name) for folder in found]
     check_known("machine", machines, names)
     if not machines and len(names) > 1:
         raise UserError(f"there are records of {', '.join(names)}: name the machine, or several, by --machine")
-    tables = [table for folder in found if not machines or folder.name in machines for table in read(folder).tables]
+    tables = [
+        table for folder in found if not machines or printable(folder.name) in machines for table in read(folder).tables
+    ]
     check_known("task", [task], {table.task for table in tables})
     kept = [table for table in tables if table.task == task]
     if environment is not None:

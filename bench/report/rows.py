@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from bench import catalogue
-from bench.errors import UserError
+from bench.errors import UserError, printable
 from bench.plan import recipe as recipes
 from bench.plan import source
 from bench.plan.cell import FIELDS
@@ -32,7 +32,7 @@ from bench.report.roofline import Roofline, roofline
 from bench.stats.family import ALONE, Family, claimed, family
 from bench.stats.ranking import Noise, Rank, Stat, pooled, ranked, stat
 from bench.store.record import STATUSES, Record, better
-from bench.store.store import ENVIRONMENTS, RECORDS, Store, no_collection
+from bench.store.store import ENVIRONMENTS, RECORDS, Store, no_collection, say_lost
 
 DERIVED = Measure(
     name="roofline",
@@ -60,6 +60,7 @@ _GONE = "of a measure that is no longer there"
 _HEADLESS = "of a head that is no longer there, or of none"
 _CROSSED = "of a combination that a matrix crossed and that cannot be had"
 _EDITED = "from before a file that they name (a recipe, a data set, a backbone, a head) was edited"
+_NOWHERE = f"of an environment that {ENVIRONMENTS} does not describe"
 _SUPERSEDED = "superseded by another of the same measurement"
 
 
@@ -243,20 +244,15 @@ def folders(results: Path) -> list[Path]:
 
 
 def read(folder: Path) -> Reading:
-    """The rows of one machine's folder.
+    """The rows of one machine's folder; what of it is damaged is left out and named (`bench.errors.remark`).
 
     Raises:
-        UserError: a store is torn or broken, or a record names an environment that is not described.
+        UserError: a file cannot be read.
     """
     store = Store(folder)
     described = store.environments()
     records = store.records()
-    for record in records:
-        if record.environment not in described:
-            raise UserError(
-                f"{folder / ENVIRONMENTS} does not describe environment '{record.environment}', "
-                f"which a record of {record.measure} in {RECORDS} names"
-            )
+    say_lost(folder, records, described)
     with no_collection():
         return gather(folder, records, described)
 
@@ -267,7 +263,7 @@ def gather(folder: Path, records: Iterable[Record], described: Mapping[str, Envi
     groups: dict[str, list[Record]] = defaultdict(list)
     revise, unusable = _Times(), _Unusable()
     for record in map(revise, records):
-        if reason := unusable(record):
+        if reason := unusable(record) or ("" if record.environment in described else _NOWHERE):
             left_out[reason] += 1
         else:
             groups[described[record.environment].comparable].append(record)
@@ -604,7 +600,7 @@ def _tables(
         groups[task, fields.get("dataset", "")].append(Row(task, ordered, by_measure))
     code = tuple(sorted({environment.git for environment in environments}))
     return [
-        Table(folder.name, environments[0], code, task, dataset, *_ranked(task, rows))
+        Table(printable(folder.name), environments[0], code, task, dataset, *_ranked(task, rows))
         for (task, dataset), rows in groups.items()
     ]
 

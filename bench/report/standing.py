@@ -105,7 +105,7 @@ def comparable(parts: Iterable[Part], measure: Measure, column: str) -> dict[Par
         record = part.records[0]
         ratio = None if part.company else against_anchor(measure, record, timed)
         if ratio is not None:
-            anchor, session = str(record.values.get("anchor")), record.values.get("session")
+            anchor, session = str(record.values.get("anchor")), str(record.values.get("session"))
             links[anchor][part] = ratio.value
             if session not in anchors[anchor]:
                 anchors[anchor][session] = median(record.samples["anchor_ms"])

@@ -5,8 +5,9 @@ their markers, too, and areas in their hatching. Pictures are 8.5 inches wide, s
 of 8 points is 11 px high.
 """
 
+from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from bench.errors import UserError
 
@@ -27,11 +28,27 @@ GREY, PALE = "#666666", "#dddddd"
 def canvas(height: float, *, width: float = WIDTH) -> "Figure":
     """An empty picture, in inches."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg  # noqa: PLC0415, slow to import
-    from matplotlib.figure import Figure  # noqa: PLC0415
 
-    drawing = Figure(figsize=(width, height), dpi=DPI, layout="constrained")
+    drawing = _literal()(figsize=(width, height), dpi=DPI, layout="constrained")
     FigureCanvasAgg(drawing)
     return drawing
+
+
+@cache
+def _literal() -> "type[Figure]":
+    """A figure that draws dollar signs in names as they are: they begin no formula, which might be none."""
+    from matplotlib.figure import Figure  # noqa: PLC0415, slow to import
+    from matplotlib.text import Text  # noqa: PLC0415
+
+    class Literal(Figure):
+        def draw(self, renderer: Any) -> None:
+            for text in self.findobj(Text):
+                assert isinstance(text, Text), "asked for"
+                if "$" in text.get_text() and not text.get_text().startswith(r"$\mathdefault"):  # of an axis' numbers
+                    text.set_parse_math(False)
+            super().draw(renderer)
+
+    return Literal
 
 
 def plain(axes: "Axes", *, grid: str = "both") -> None:

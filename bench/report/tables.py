@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from bench import catalogue
-from bench.errors import UserError
+from bench.errors import UserError, printable
 from bench.plan import recipe as recipes
 from bench.plan.cell import FIELDS
 from bench.plan.measure import TRAINED, Column, measures
@@ -19,6 +19,7 @@ from bench.report import law_tables, reach
 from bench.report.learning import learning
 from bench.report.naming import IDENTITY, OTHERS, choices, naming
 from bench.report.rows import DERIVED, Part, Reading, Row, Table, columns, folders, headline, read, vary
+from bench.report.sheet import texts_only
 from bench.report.terminal import NO_BREAK, TableColumn, TerminalTable
 from bench.stats.ranking import Stat
 from bench.store.record import Record
@@ -111,11 +112,12 @@ def texts(reading: Reading) -> dict[str, str]:
         tables = [table for table in reading.tables if table.task == task]
         found[f"{task}.csv"] = as_csv(tables)
         found[f"{task}.md"] = _markdown(task, tables, reading.left_out)
-    if text := learning(reading.folder.name, reading.tables):
+    machine = printable(reading.folder.name)
+    if text := learning(machine, reading.tables):
         found[LEARNING] = text
-    if text := reach.reach(reading.folder.name, reading.tables):
+    if text := reach.reach(machine, reading.tables):
         found[REACH] = text
-    return found | law_tables.texts(reading.folder.name, reading.tables)
+    return found | law_tables.texts(machine, reading.tables)
 
 
 def summary_table(table: Table, *, wide: bool = False) -> TerminalTable:
@@ -430,13 +432,13 @@ def as_csv(tables: Sequence[Table]) -> str:
     head += [f"company_{name}" for name in beside]
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(head)
+    writer.writerow(texts_only(head))
     # Column by column: most of them are empty, and there are hundreds.
     body: list[Iterable[Any]] = [
         [table.environment.comparable for table, _ in rows],
-        [table.machine for table, _ in rows],
+        texts_only([table.machine for table, _ in rows]),
         [table.task for table, _ in rows],
-        *zip(*(choices(row.fields, named) for _, row in rows), strict=True),
+        *map(texts_only, zip(*(choices(row.fields, named) for _, row in rows), strict=True)),
         [str(table.ranks.get(row, "")) for table, row in rows],
     ]
     known = {name for parts in of_measure.values() for part in parts for name in part.values}
@@ -447,8 +449,9 @@ def as_csv(tables: Sequence[Table]) -> str:
     body.append([row.bound for _, row in rows])
     for name in present:
         parts = [row.parts.get(name) for _, row in rows]
-        body += [[part.status if part else "" for part in parts], [part.reason if part else "" for part in parts]]
-    body += [[row.parts[name].company if name in row.parts else "" for _, row in rows] for name in beside]
+        body.append([part.status if part else "" for part in parts])
+        body.append(texts_only([part.reason if part else "" for part in parts]))
+    body += [texts_only([row.parts[name].company if name in row.parts else "" for _, row in rows]) for name in beside]
     writer.writerows(zip(*body, strict=True))
     return file.getvalue()
 

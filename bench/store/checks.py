@@ -39,17 +39,16 @@ from bench.plan.measure import (
 from bench.stats.overlap import Overlaps
 from bench.stats.precision import Detections
 from bench.store import images
-from bench.store.record import STATUSES, Record
+from bench.store.record import REASON, SENTENCE, STATUSES, Record
 
-NAME, SENTENCE, REASON = 300, 2_000, 20_000
-"""Most letters of a name, of another text, and of a reason."""
+NAME = 300
+"""Most letters of a name."""
 CLASSES = 10_000
 """Most numbers of one column, one a class."""
 UNPACKED = 256 * 2**20
 """Most bytes of what is kept of every image of one record."""
 _WHOLE = 2**63
 """Whole numbers are below it, as in the columns of a data frame."""
-_PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _WORD = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,63}")
 _DIGEST = re.compile(rf"[0-9a-f]{{{models.DIGITS}}}")
 _COMMIT = re.compile(r"[0-9a-f]{7,40}(\+changes)?|unknown")
@@ -74,11 +73,6 @@ class Refused(Exception):
     def __init__(self, kind: str, detail: object = "") -> None:
         super().__init__(kind)
         self.kind, self.detail = kind, printable(str(detail)[:80]).replace("\n", " ")
-
-
-def plain(name: str) -> bool:
-    """Whether a machine's folder may be called so: letters, digits, ``.``, ``_`` and ``-``, no path."""
-    return bool(_PLAIN.fullmatch(name))
 
 
 def document(line: bytes) -> dict[str, Any]:

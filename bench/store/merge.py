@@ -30,7 +30,7 @@ from bench.plan.measure import IMAGES, MODEL, measures
 from bench.store import checks, images
 from bench.store.checks import Refused
 from bench.store.record import Record, parse
-from bench.store.store import ENVIRONMENTS, RECORDS, Store, Writer
+from bench.store.store import ENVIRONMENTS, RECORDS, Store, Writer, plain
 
 PICTURES = "pictures"
 """Folder of predictions that were drawn, beside the records."""
@@ -116,7 +116,7 @@ def merge(
     for source in found:
         if source.resolve().is_relative_to(own):
             raise UserError(f"{source} is in {results}, to which it would be added; name somebody else's folder")
-    if machine is not None and (len(found) != 1 or not checks.plain(machine)):
+    if machine is not None and (len(found) != 1 or not plain(machine)):
         if len(found) != 1:
             raise UserError(
                 f"--machine names one folder, and {len(found)} came; merge them one by one, or leave it out"
@@ -124,7 +124,7 @@ def merge(
         raise UserError(f"--machine {machine!a} is no plain name; take letters, digits, '.', '_' and '-'")
     for source in found:
         name = machine or source.resolve().name
-        if checks.plain(name):
+        if plain(name):
             yield _Merge(source, results / name, kept=kept, write=write).run()
         elif len(found) == 1:
             raise UserError(f"{source}: a machine's folder has a plain name, {name!a} came; name it with --machine")
@@ -239,6 +239,7 @@ class _Merge:
         identity = _identity(_read_back(line))
         if identity in self.known:
             self.done.there += 1
+            self._describe(record.environment)  # one's own description of it may be lost
             return
         self.known.add(identity)
         self.done.taken += 1
@@ -251,14 +252,18 @@ class _Merge:
     def _flush(self) -> None:
         """Write what is ready."""
         for name in dict.fromkeys(name for name, _ in self.ready):
-            if name not in self.there:
-                self.there.add(name)
-                self.done.environments += 1
-                if self.write:
-                    self._begin().environment(environments.as_json(self.described[name]))
+            self._describe(name)
         if self.write and self.ready:
             self._begin().lines(line for _, line in self.ready)
         self.ready.clear()
+
+    def _describe(self, name: str) -> None:
+        """Take the description of an environment, unless it is there."""
+        if name not in self.there:
+            self.there.add(name)
+            self.done.environments += 1
+            if self.write:
+                self._begin().environment(environments.as_json(self.described[name]))
 
     def _images(self, record: Record) -> None:
         """See that what is kept of a record's images is what gives its figures, and take it.

@@ -8,12 +8,12 @@ from dataclasses import dataclass, field
 from dataclasses import fields as parts
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
-from bench.errors import UserError
-from bench.plan.cell import LATER
+from bench.errors import UserError, printable, remark
+from bench.plan.cell import LATER, Cell
 from bench.plan.measure import COMPANY, CROSSED, Value, measures
 
 STATUSES: Mapping[str, str] = {
@@ -43,6 +43,10 @@ SETTLED = frozenset({"ok", "oom", "unsupported", "invalid"})
 """What measuring again would only repeat; a time-out or an error is tried again by the next run."""
 
 
+REASON, SENTENCE = 20_000, 2_000
+"""Most letters of a record's reason, and of another text among its values."""
+
+
 @dataclass(frozen=True)
 class Record:
     """One measurement.
@@ -54,7 +58,7 @@ class Record:
         inputs: digests and versions of what fields name (see `INPUTS`), so that what was edited is measured again.
         environment: id of the machine and software, described in ``environments.jsonl``.
         status: one of `STATUSES`.
-        reason: why it is not "ok"; empty when it is.
+        reason: why it is not "ok", in at most 20,000 letters; empty when it is.
         values: column -> number, or class -> number; None (null) where unknown, never 0. Some say more, see
             `bench.plan.measure.BESIDE`.
         samples: raw samples by name, in the unit that the name says.
@@ -101,6 +105,19 @@ class Record:
         return json.dumps(stated, separators=(",", ":"), allow_nan=False) + "\n"
 
 
+def sayable(text: str, most: int = REASON) -> str:
+    """A text as a record has it: no longer than that (its beginning and end are kept), and no control characters."""
+    return _cut(printable(_cut(text, most)), most)  # escapes are longer
+
+
+def _cut(text: str, most: int) -> str:
+    if len(text) <= most:
+        return text
+    gap = f" … ({len(text) - most} letters are left out) … "
+    half = (most - len(gap)) // 2
+    return text[:half] + gap + text[-half:]
+
+
 def better(later: Record, earlier: Record) -> bool:
     """Whether the later of two answers to one question replaces the earlier one.
 
@@ -125,38 +142,80 @@ def question(measure: str, version: int, fields: Mapping[str, Any], inputs: Mapp
 _NO_SAMPLES = msgspec.Raw(b"{}")
 
 
+_Whole = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
+"""Whole numbers of hundreds of digits would be no float in tables."""
+_Number = float | _Whole
+_Said = _Number | str | bool | dict[str, _Number | None] | None
+
+
 class _Line(msgspec.Struct, forbid_unknown_fields=True):
     """`Record` as it is written. The samples, which are most of a line and which few readers want, stay bytes."""
 
     measure: str
-    version: int
-    fields: dict[str, str | int | float | bool | None]
+    version: _Whole
+    fields: dict[str, str | int]
     inputs: dict[str, str]
     environment: str
     status: str
     reason: str = ""
-    values: dict[str, float | int | str | bool | dict[str, float | int | None] | None] = {}
+    values: dict[str, _Said] = {}
     samples: msgspec.Raw = _NO_SAMPLES
     started: str = ""
     wall_s: float = 0.0
 
 
 _decode = msgspec.json.Decoder(_Line).decode
-_samples: Callable[[Any], dict[str, list[Any]]] = msgspec.json.Decoder(dict[str, list[float | int | None]]).decode
+_samples: Callable[[Any], dict[str, list[Any]]] = msgspec.json.Decoder(dict[str, list[_Number | None]]).decode
 
 
-def _read(line: str | bytes) -> _Line:
-    try:
+def _read(line: bytes) -> _Line:
+    """What a line says; names that would steer a terminal or be no text in tables are escaped (`printable`)."""
+    if b"\\" not in line and line.isascii():  # nearly all are so, and it is soon seen
         return _decode(line)
+    try:
+        found = _decode(line)
     except msgspec.DecodeError as error:
         if "surrogate" not in str(error):
             raise
-    # A name that is not UTF-8, which Python writes as half a surrogate and msgspec does not read.
+        found = _unpaired(line)
+    for name in ("measure", "environment", "reason", "started"):
+        setattr(found, name, printable(getattr(found, name)))
+    for name in ("fields", "inputs", "values"):
+        setattr(found, name, _escaped(getattr(found, name)))
+    return found
+
+
+def _unpaired(line: bytes) -> _Line:
+    """What a line with a name that is not UTF-8 says: Python writes half a surrogate, which msgspec does not read."""
     stated = json.loads(line, parse_constant=_no_number)
-    samples = json.dumps(stated.pop("samples", {})).encode()
+    if not isinstance(stated, dict):
+        raise ValueError("it is no JSON object")  # noqa: TRY004 - all that is wrong with a line is a ValueError
+    samples = json.dumps(stated.pop("samples", {}), allow_nan=False).encode()
+    json.dumps(stated, allow_nan=False)  # 1e999 is infinite
     found = msgspec.convert(stated, _Line)
     found.samples = msgspec.Raw(samples)
     return found
+
+
+def _escaped(value: Any) -> Any:
+    if isinstance(value, str):
+        return printable(value)
+    if isinstance(value, dict):
+        return {printable(name): _escaped(one) for name, one in value.items()}
+    return value
+
+
+_TYPES = {one.name: one.type for one in parts(Cell)}
+_SHAPES: set[tuple[Any, ...]] = set()
+"""Names and types of fields that have been found to be those of a cell: of a hundred thousand records a few."""
+
+
+def _typed(fields: Mapping[str, Any], shape: tuple[Any, ...]) -> tuple[Any, ...]:
+    """The shape of fields whose values are of the types that a cell has."""
+    for name, value in fields.items():
+        if (wanted := _TYPES.get(name, type(value))) is not type(value):
+            raise ValueError(f"field {name} is {value!r:.40}, {getattr(wanted, '__name__', wanted)} is wanted")
+    return shape
 
 
 def _no_number(text: str) -> None:
@@ -175,8 +234,10 @@ def parse(line: str | bytes, where: str, later: Mapping[str, Sequence[float]] | 
         UserError: no JSON, or not a record's; names the place.
     """
     try:
-        read = _read(line)
+        read = _read(line if isinstance(line, bytes) else line.encode())
         known = measures().get(read.measure)
+        if (shape := (*read.fields, *map(type, read.fields.values()))) not in _SHAPES:
+            _SHAPES.add(_typed(read.fields, shape))
         # Equal texts are one: a hundred thousand records have some hundred different ones.
         fields = {name: sys.intern(value) if type(value) is str else value for name, value in read.fields.items()}
         missing = LATER.keys() - fields.keys() if len(fields) != len(known.fields if known else ()) else ()
@@ -191,15 +252,41 @@ def parse(line: str | bytes, where: str, later: Mapping[str, Sequence[float]] | 
             sys.intern(read.status),
             read.reason,
             read.values,
-            {} if read.samples == _NO_SAMPLES else _samples(read.samples) if later is None else later,
+            {} if read.samples == _NO_SAMPLES else _paired(_samples(read.samples)) if later is None else later,
             read.started,
             read.wall_s,
         )
-    except ValueError as error:  # all that msgspec raises are some
+        if later is not None and read.samples != _NO_SAMPLES and bytes(memoryview(read.samples)[:1]) != b"{":
+            raise ValueError("samples are no JSON object")  # noqa: TRY301 - as all that is wrong with a line
+    except (ValueError, RecursionError) as error:  # all that msgspec raises are some
         raise UserError(f"{where} is no record: {error}") from error
     if record.status not in STATUSES:
         raise UserError(f"{where}: status '{record.status}' is none of {', '.join(STATUSES)}")
     return record
+
+
+def _paired(samples: dict[str, list[Any]]) -> dict[str, list[Any]]:
+    """Series whose rounds are known, each with its rounds.
+
+    Raises:
+        ValueError: rounds are not those of a series.
+    """
+    for name, rounds in samples.items():
+        timed = name.removesuffix("_round")
+        if timed == name:
+            continue
+        series = samples.get(timed, ()) if timed not in _COUNTED else rounds
+        if len(series) != len(rounds) or None in rounds or None in series:
+            raise ValueError(f"{name} are not the rounds of {timed}")
+        if timed.endswith("_ms") and not all(value > 0 for value in series):
+            raise ValueError(f"a time of {timed} is not above 0")
+    if "anchor_ms" in samples and "anchor_ms_round" not in samples:
+        raise ValueError("anchor_ms has no rounds")
+    return samples
+
+
+_COUNTED = frozenset({"company", "disturbed"})
+"""What has rounds and no series."""
 
 
 class Stored(Mapping[str, Sequence[float]]):
@@ -227,7 +314,7 @@ class Stored(Mapping[str, Sequence[float]]):
 class _Sampled(msgspec.Struct):
     """What a line has samples in; what else it says is passed over."""
 
-    samples: dict[str, list[float | int | None]] = {}
+    samples: dict[str, list[_Number | None]] = {}
 
 
 _sampled = msgspec.json.Decoder(_Sampled).decode
@@ -256,9 +343,16 @@ def _opened(path: Path, state: tuple[int, int]) -> _Opened:  # noqa: ARG001 - a 
 def _stored(path: Path, start: int, size: int, state: tuple[int, int]) -> dict[str, list[Any]]:
     try:
         line = _opened(path, state).read(start, size)
-        try:
-            return _sampled(line).samples
-        except ValueError:  # no more than `_read` reads, or nothing at all
-            return _samples(_read(line).samples)
-    except (OSError, ValueError) as error:
+    except OSError as error:
         raise UserError(f"{path}, at byte {start}: samples cannot be read again ({error})") from error
+    try:
+        return _paired(_sampled(line).samples)
+    except (ValueError, RecursionError):  # no more than `_read` reads, or nothing at all
+        try:
+            return _paired(_samples(_read(line).samples))
+        except (ValueError, RecursionError) as error:
+            remark(
+                f"{path}: the record at byte {start} counts without its samples, which are none: {error}; "
+                f"`densebench report --set-aside` moves it out of the way"
+            )
+            return {}

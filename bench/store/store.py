@@ -6,19 +6,32 @@ moves the torn bytes aside and measures that cell again.
 
 import fcntl
 import gc
+import io
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from bench.errors import UserError
+import msgspec
+
+from bench.errors import UserError, remark
 from bench.plan.environment import Environment
 from bench.store.record import Record, Stored, parse
 
 RECORDS = "records.jsonl"
 ENVIRONMENTS = "environments.jsonl"
+NAMED = 5
+"""Damaged lines of a file that are named; the others are counted."""
+_PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+
+
+def plain(name: str) -> bool:
+    """Whether a machine's folder may be called so: letters, digits, ``.``, ``_`` and ``-``, no path."""
+    return bool(_PLAIN.fullmatch(name))
 
 
 class Store:
@@ -31,39 +44,64 @@ class Store:
     def records(self) -> list[Record]:
         """All records in the order in which they were made.
 
+        A line that is torn or is no record is left out, and `bench.errors.remark` names it.
+
         Raises:
-            UserError: a line is torn or is no record; names file and line.
+            UserError: the file cannot be read.
         """
         with no_collection():
             return list(self.stream())
 
     def stream(self) -> Iterator[Record]:
-        """Record after record, as `records`; what is held in memory is one of them.
-
-        Raises:
-            UserError: as for `records`, when the line is reached.
-        """
-        file = self.path.stat() if self.path.exists() else None
-        state = (file.st_ino, file.st_ctime_ns) if file else (0, 0)
-        place = f"{self.path}, line "
-        for number, start, line in _lines(self.path):
-            yield parse(line, f"{place}{number}", Stored(self.path, start, len(line), state))
-
-    def environments(self) -> dict[str, Environment]:
-        """Environment id -> its description.
+        """Record after record, as `records`; what is held in memory is one of them. Damage is named at the end.
 
         Raises:
             UserError: as for `records`.
         """
+        file = self.path.stat() if self.path.exists() else None
+        state = (file.st_ino, file.st_ctime_ns) if file else (0, 0)
+        damaged: list[str] = []
+        for number, start, line in _lines(self.path, damaged):
+            try:
+                record = parse(line, f"line {number}", Stored(self.path, start, len(line), state))
+            except UserError as error:
+                damaged.append(str(error))
+            else:
+                yield record
+        _say(self.path, damaged)
+
+    def environments(self) -> dict[str, Environment]:
+        """Environment id -> its description; lines that describe none are left out and named, as for `records`.
+
+        Raises:
+            UserError: the file cannot be read.
+        """
         path = self.folder / ENVIRONMENTS
         found: dict[str, Environment] = {}
-        for number, _, line in _lines(path):
+        damaged: list[str] = []
+        for number, _, line in _lines(path, damaged):
             try:
-                environment = Environment(**json.loads(line))
-            except (ValueError, TypeError) as error:
-                raise UserError(f"{path}, line {number} describes no environment: {error}") from error
-            found[environment.id] = environment
+                environment = described(line)
+            except ValueError as error:
+                damaged.append(f"line {number} describes no environment: {error}")
+            else:
+                found[environment.id] = environment
+        _say(path, damaged)
         return found
+
+    def set_aside(self) -> list[str]:
+        """Move damaged lines to ``records.damaged`` and ``environments.damaged``; says what was done.
+
+        Raises:
+            UserError: the folder cannot be written to, or another run holds it.
+        """
+        with self.writing() as writer:
+            said = list(writer.repaired)
+            for name, sound in ((RECORDS, _is_record), (ENVIRONMENTS, _is_environment)):
+                if count := _set_aside(self.folder / name, sound):
+                    lines = "1 damaged line" if count == 1 else f"{count} damaged lines"
+                    said.append(f"{self.folder / name}: {lines} moved to {Path(name).with_suffix('.damaged')}")
+        return said
 
     @contextmanager
     def writing(self) -> "Iterator[Writer]":
@@ -155,23 +193,56 @@ def no_collection() -> Iterator[None]:
             gc.enable()
 
 
-def _lines(path: Path) -> Iterator[tuple[int, int, bytes]]:
-    """Number (from 1), first byte and bytes of each line that holds something.
+def say_lost(folder: Path, records: Iterable[Record], described: Iterable[str]) -> None:
+    """Name the environments of records that are not described, and what to do; of what machine are they?"""
+    lost = Counter(record.environment for record in records)
+    for name in described:
+        lost.pop(name, None)
+    if lost:
+        names = ", ".join(f"'{name}'" for name in sorted(lost)[:NAMED]) + (", ..." if len(lost) > NAMED else "")
+        remark(
+            f"{folder / ENVIRONMENTS} does not describe environment {names}, which {lost.total()} records name: they "
+            "are in no table and answer no run. Put its line back: out of a copy of the folder by "
+            "`densebench merge COPY`, or by `densebench run` where neither the machine nor its packages nor the commit "
+            "have changed"
+        )
+
+
+def described(line: bytes) -> Environment:
+    """The environment that a line of ``environments.jsonl`` describes, as far as types go.
 
     Raises:
-        UserError: the file cannot be read, or its last line is cut off; that is said before any line is given.
+        ValueError: it describes none.
+    """
+    try:
+        try:
+            return _environment(line)
+        except msgspec.DecodeError as error:
+            if "surrogate" not in str(error):
+                raise
+        return msgspec.convert(json.loads(line), Environment)
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+
+
+_environment = msgspec.json.Decoder(Environment).decode
+
+
+def _lines(path: Path, damaged: list[str]) -> Iterator[tuple[int, int, bytes]]:
+    """Number (from 1), first byte and bytes of each whole line that holds something.
+
+    damaged: is told of a last line that is cut off, which is left out.
+
+    Raises:
+        UserError: the file cannot be read.
     """
     try:
         with path.open("rb") as file:
-            if file.seek(0, os.SEEK_END):
-                file.seek(-1, os.SEEK_END)
-                if file.read(1) != b"\n":
-                    file.seek(0)
-                    raise UserError(_cut_off(path, sum(1 for _ in file)))
-            file.seek(0)
             start = 0
             for number, line in enumerate(file, 1):
-                if not line.isspace():
+                if not line.endswith(b"\n"):
+                    damaged.append(_cut_off(number))
+                elif not line.isspace():
                     yield number, start, line
                 start += len(line)
     except FileNotFoundError:
@@ -180,11 +251,64 @@ def _lines(path: Path) -> Iterator[tuple[int, int, bytes]]:
         raise UserError(f"{path} cannot be read: {error}") from error
 
 
-def _cut_off(path: Path, last: int) -> str:
+def _cut_off(number: int) -> str:
     return (
-        f"{path}, line {last} is cut off (a run ended while writing it); the {last - 1} lines before it are whole. "
-        f"`densebench run` moves it aside and measures that cell again"
+        f"line {number} is cut off (a run ended while writing it, or is writing it now); "
+        "`densebench run` moves it aside and measures that cell again"
     )
+
+
+def _say(path: Path, damaged: Sequence[str]) -> None:
+    """Name what was left out of a file."""
+    if not damaged:
+        return
+    more = len(damaged) - NAMED
+    named = "; ".join(text[:300] for text in damaged[:NAMED]) + (f"; and {more} more" if more > 0 else "")
+    count = "1 damaged line is" if len(damaged) == 1 else f"{len(damaged)} damaged lines are"
+    remark(f"{path}: {count} left out: {named}. `densebench report --set-aside` moves them to a file beside it")
+
+
+def _is_record(line: bytes) -> None:
+    parse(line, "it")
+
+
+def _is_environment(line: bytes) -> None:
+    try:
+        described(line)
+    except ValueError as error:
+        raise UserError(str(error)) from error
+
+
+def _set_aside(path: Path, sound: Callable[[bytes], None]) -> int:
+    """Move lines to a file beside it for which ``sound`` raises a UserError; how many there were.
+
+    Raises:
+        UserError: a file cannot be read or written.
+    """
+    try:
+        kept, moved = bytearray(), bytearray()
+        for line in io.BytesIO(path.read_bytes()):
+            try:
+                if not line.isspace():
+                    sound(line)
+                kept += line
+            except UserError:
+                moved += line
+        if not moved:
+            return 0
+        _write(path.with_suffix(".damaged"), "ab", moved)  # before they are gone from where they were
+        temporary = path.with_name(f".{path.name}.part")
+        _write(temporary, "wb", kept)
+        temporary.replace(path)
+    except OSError as error:
+        raise UserError(f"{error.filename or path} cannot be read and mended ({error.strerror})") from error
+    return moved.count(b"\n")
+
+
+def _write(path: Path, mode: str, content: bytes | bytearray) -> None:
+    with path.open(mode) as file:
+        file.write(content)
+        os.fsync(file.fileno())
 
 
 def _repair(path: Path) -> str | None:
@@ -199,9 +323,7 @@ def _repair(path: Path) -> str | None:
         if end == len(data):
             return None
         torn = path.with_suffix(".torn")
-        with torn.open("ab") as file:
-            file.write(data[end:] + b"\n")
-            os.fsync(file.fileno())
+        _write(torn, "ab", data[end:] + b"\n")
         with path.open("r+b") as file:
             file.truncate(end)
             os.fsync(file.fileno())

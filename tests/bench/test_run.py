@@ -7,20 +7,20 @@ from types import SimpleNamespace
 import pytest
 
 from bench import catalogue, run
-from bench.errors import UserError
+from bench.errors import UserError, forget_remarks, printable
 from bench.launchers._order import first_look
 from bench.launchers.contract import Finished, Settings, Started, anchor_digest
 from bench.model import build, kept
 from bench.plan import matrix, models, source
 from bench.plan.case import resolve
 from bench.plan.cell import Cell
-from bench.plan.dataset import Roots
+from bench.plan.dataset import Roots, load
 from bench.plan.environment import describe
 from bench.plan.measure import CANNOT, COMPANY, MODEL
 from bench.report.rows import read
 from bench.store import states
 from bench.store.record import Record
-from bench.store.store import Store
+from bench.store.store import ENVIRONMENTS, Store
 from tests.bench.data import fixtures
 from tests.bench.data.fixtures import write_camvid
 from tests.bench.records import CELL
@@ -135,6 +135,79 @@ def test_failures_are_rows_and_cost_the_others_nothing(question, tmp_path, monke
     retry = Launcher(monkeypatch)
     go(question, store, tmp_path, retry=True)
     assert {job.measure.name for job in retry.jobs} == {"complexity"}
+
+
+def test_a_lost_description_of_this_machine_is_written_again_and_nothing_is_measured_twice(
+    question, tmp_path, monkeypatch, capsys
+):
+    store = Store(tmp_path / "m")
+    Launcher(monkeypatch)
+    go(question, store, tmp_path)
+    known = store.environments()
+    (store.folder / ENVIRONMENTS).unlink()
+    again = Launcher(monkeypatch)
+    go(question, store, tmp_path)
+    assert again.jobs == []
+    assert store.environments() == known
+    (store.folder / ENVIRONMENTS).unlink()
+    forget_remarks()
+    elsewhere = run.plan(question, replace(HERE, id="later"), store, Roots())
+    assert len(elsewhere.todo) == 8, "of unknown records nobody knows what machine they are of"
+    assert "does not describe environment 'here', which 8 records name" in capsys.readouterr().err
+
+
+def test_a_damaged_record_is_measured_again(question, tmp_path, monkeypatch):
+    store = Store(tmp_path / "m")
+    Launcher(monkeypatch)
+    go(question, store, tmp_path)
+    lines = store.path.read_text().splitlines(keepends=True)
+    store.path.write_text("".join([*lines[:2], lines[2][10:], *lines[3:]]))
+    again = Launcher(monkeypatch)
+    _, summary = go(question, store, tmp_path)
+    assert len(again.jobs) == 1
+    assert (summary.missing, len(store.records())) == (0, 8)
+
+
+class Shouting(Launcher):
+    """A plug-in that gives more than anybody can read, and what steers a terminal."""
+
+    def launch(self, jobs, settings):
+        for event in super().launch(jobs, settings):
+            if isinstance(event, Finished):
+                values = {"class_iou": {"ro\udcffad\x1b": 1.0}, "said": "\x07" * 100_000}
+                yield replace(event, status="error", reason="\x1b\udcff" + "x" * 10_000_000, values=values)
+            else:
+                yield event
+
+
+def test_a_record_is_readable_whatever_a_plug_in_says(question, tmp_path, monkeypatch):
+    store = Store(tmp_path / "m")
+    Shouting(monkeypatch)
+    _, summary = go(question, store, tmp_path)
+    for record in (*store.records(), *summary.records.values()):
+        assert len(record.line()) < 30_000
+        assert record.reason.startswith(r"\x1b\udcffx")
+        assert "letters are left out" in record.reason
+        assert record.values["class_iou"] == {r"ro\udcffad\x1b": 1.0}
+
+
+def test_weights_whose_name_no_table_can_show_are_refused_before_anything_is_measured(question, tmp_path):
+    for name in ("w\udcff.pth", "w\x1b[31m.pth"):
+        (tmp_path / name).touch()
+        with pytest.raises(UserError, match="no table can show"):
+            run.plan(question.override({"weights": [str(tmp_path / name)]}), HERE, Store(tmp_path / "m"), Roots())
+
+
+@pytest.mark.parametrize("name", ["../../x", "a/b", "..", "", "/tmp", "a\x00"])
+def test_a_machines_folder_is_in_the_results(tmp_path, name):
+    with pytest.raises(UserError, match="is no plain name"):
+        run.machine_folder(tmp_path, name, HERE)
+
+
+def test_names_of_classes_that_are_no_text_are_escapes_from_the_start(tmp_path):
+    root = fixtures.write_yolo(tmp_path / "own", names=r'["ro\ud800ad", "b\e[31mox"]')
+    opened = load(catalogue.dataset("yolo"), task="detection", root=root, cache=tmp_path / "cache", split="val")
+    assert all(printable(name) == name for name in opened.classes), opened.classes
 
 
 def test_records_of_another_machine_are_no_answers(question, tmp_path, monkeypatch):

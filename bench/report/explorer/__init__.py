@@ -104,4 +104,4 @@ def library() -> str:
 
 def _address(folder: str) -> str:
     """A relative address of a machine's pictures."""
-    return quote(f"{folder}/{pictures.FOLDER}/".removeprefix("./"))
+    return quote(os.fsencode(f"{folder}/{pictures.FOLDER}/".removeprefix("./")))

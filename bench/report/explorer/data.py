@@ -12,6 +12,7 @@ from dataclasses import asdict
 from typing import Any
 
 from bench import catalogue
+from bench.errors import printable
 from bench.plan.cell import DEFAULTS, FIELDS
 from bench.plan.measure import TIMED, TRAINED, Column, Measure, measures
 from bench.report.explorer.ties import groups
@@ -50,7 +51,9 @@ def data(readings: Sequence[Reading], folders: Sequence[str]) -> dict[str, Any]:
     return {
         "format": FORMAT,
         "company": {"sign": IN_COMPANY, "note": COMPANY_NOTE},
-        "machines": [[one.folder.resolve().name, folder] for one, folder in zip(readings, folders, strict=True)],
+        "machines": [
+            [printable(one.folder.resolve().name), folder] for one, folder in zip(readings, folders, strict=True)
+        ],
         "left_out": [dict(reading.left_out) for reading in readings],
         "tables": [_table(machine, table) for machine, table in tables],
         "rows": {

@@ -120,7 +120,8 @@ function csvNumbers(name, row) {
 }
 
 function csvCell(value) {
-  const text = String(value);
+  // What begins as a formula does is no text to a spreadsheet, unless something stands before it.
+  const text = /^[=+\-@\t\r]/.test(value) && Number.isNaN(Number(value)) ? `'${value}` : String(value);
   return /[",\n\r]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text;
 }
 

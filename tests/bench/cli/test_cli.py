@@ -208,14 +208,39 @@ def test_an_unwritable_results_folder_is_named(densebench):
     assert "/proc/results" in densebench("run", "--results", "/proc/results", code=2)
 
 
-def test_a_torn_store_is_named_by_readers_and_mended_by_run(densebench, tmp_path):
+def said(words, cwd, code=0):
+    """What a verb writes to stderr."""
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "100", "DENSEBENCH_CACHE": str(cwd / "cache")}
+    done = subprocess.run([*COMMAND, *words], capture_output=True, text=True, env=env, cwd=cwd, check=False)
+    assert "Traceback" not in done.stderr, done.stderr
+    assert done.returncode == code, done.stdout + done.stderr
+    return done.stderr
+
+
+def test_damaged_lines_are_named_once_and_the_verb_goes_on(densebench, tmp_path):
     folder = write(tmp_path / "results" / "here", [make("latency", latency_ms=2.0)], [environment("here")])
     store = folder / "records.jsonl"
     whole = store.read_text()
-    store.write_text(whole + '{"measure":"late')
-    for verb in ("report", "compare"):
-        assert "is cut off" in densebench(verb, code=2)
-    assert store.read_text().startswith(whole)
+    store.write_text("[1]\n" + whole + '{"measure":"late')
+    for verb in (("report",), ("report", "--check"), ("models",)):
+        errors = said(verb, tmp_path)
+        assert errors.count("records.jsonl: 2 damaged lines are left out") == (verb != ("models",)), "once a verb"
+    assert "line 1 is no record" in said(["report"], tmp_path)
+    assert "line 3 is cut off" in said(["report"], tmp_path)
+    assert whole in store.read_text()
+    text = densebench("report", "--set-aside")
+    assert "1 damaged line moved to records.damaged" in text
+    assert "records.torn" in text
+    assert store.read_text() == whole
+    assert (folder / "records.damaged").read_text() == "[1]\n"
+    assert said(["report"], tmp_path) == ""
+    assert "--set-aside" in densebench("report", "--check", "--set-aside", code=2)
+
+
+def test_a_machine_is_a_plain_name(densebench, tmp_path):
+    for name in ("../../x", "a/b", "", "..", "a\x1b[31m"):
+        assert "is no plain name" in densebench("run", "--dry-run", "--machine", name, code=2)
+    assert not (tmp_path.parent / "x").exists()
 
 
 @pytest.mark.slow

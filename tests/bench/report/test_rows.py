@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from bench.errors import UserError
+from bench.errors import UserError, forget_remarks
 from bench.plan.measure import Column
 from bench.report.evidence import chance
 from bench.report.rows import Reading, Row, columns, folders, noise, rank, read
@@ -189,9 +189,16 @@ def test_only_comparable_environments_meet(tmp_path: Path) -> None:
     assert first.code == ("git-a", "git-b")
 
 
-def test_an_environment_that_is_not_described_is_named(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"environments\.jsonl does not describe environment 'nowhere'"):
-        _read(tmp_path, make("latency", environment="nowhere"))
+def test_records_of_an_environment_that_is_not_described_are_counted_and_named(tmp_path: Path, capsys) -> None:
+    forget_remarks()
+    lost = [make("latency", environment="nowhere", batch=batch) for batch in (1, 2)]
+    reading = _read(tmp_path, *lost, make("latency", latency_ms=1.0))
+    assert len(reading.tables) == 1
+    assert reading.left_out["of an environment that environments.jsonl does not describe"] == 2
+    said = capsys.readouterr().err
+    assert "environments.jsonl does not describe environment 'nowhere', which 2 records name" in said
+    assert "densebench merge" in said
+    assert "densebench run" in said
 
 
 def test_no_records_says_where_and_what_to_do(tmp_path: Path) -> None:

@@ -11,7 +11,12 @@ from rich.console import Console
 
 from bench.errors import UserError
 from bench.plan import recipe as recipes
+from bench.report.compare import compare
+from bench.report.explorer import explore
+from bench.report.figure import figures
+from bench.report.pictures import draw
 from bench.report.rows import read
+from bench.report.style import canvas, save
 from bench.report.tables import Result, report, summary_table
 from tests.bench.records import environment, make, matrix, write
 
@@ -292,3 +297,79 @@ def test_a_figure_in_company_is_marked_and_the_reason_is_in_the_csv(tmp_path: Pa
     write(folder, [quiet])
     report(tmp_path)
     assert "company" not in (folder / "segmentation.csv").read_text(), "only where there is any"
+
+
+def test_names_that_are_no_text_or_steer_a_terminal_are_shown_as_escapes_everywhere(tmp_path: Path) -> None:
+    """A machine's folder, a class, a data set and a reason, all called what a file system allows."""
+    ugly = "b\udcff\x1b[31m\x07\x9b\u202e"
+    shown = r"b\udcff\x1b[31m\x07\x9b\u202e"
+    records = [
+        make("accuracy", dataset=ugly, miou=40.0, class_iou={f"ro{ugly}": 50.0}, inputs={"dataset": f"val is {ugly}"}),
+        make("latency", dataset=ugly, latency_ms=5.25, images_per_s=1523.8, company=f"{ugly} was busy"),
+        make("latency", dataset=ugly, backbone="big", status="error", reason=f"no file {ugly}"),
+    ]
+    folder = write(tmp_path / "results" / ugly, records)
+    report(folder.parent)
+    assert report(folder.parent, check=True).ok
+    for kind in ("md", "csv"):
+        text = (folder / f"segmentation.{kind}").read_bytes().decode("utf-8")
+        assert not [letter for letter in text if not letter.isprintable() and letter not in "\n\xa0"]
+        for name in (shown, f"ro{shown}", f"no file {shown}"):
+            bare = text.replace("\\\\", "\\").replace(r"\[", "[")
+            assert name in bare
+    console = Console(file=io.StringIO(), width=200)
+    (table,) = read(folder).tables
+    console.print(summary_table(table, wide=True))
+    said = console.file.getvalue()  # pyright: ignore[reportAttributeAccessIssue]
+    assert not [letter for letter in said.encode().decode() if not letter.isprintable() and letter != "\n"]
+    found = compare(folder.parent, machine=shown)
+    assert shown in found.as_csv().encode().decode()
+    _, rows = explore(folder.parent)
+    assert rows == 2
+    assert figures(folder.parent)
+
+
+def test_what_begins_as_a_formula_is_a_text_in_csv_and_numbers_stay_numbers(tmp_path: Path) -> None:
+    reasons = {"a": '=HYPERLINK("x")', "b": "@SUM(A1)", "c": "+1 more", "d": "-1", "e": "-x", "f": "plain"}
+    records = [
+        make("latency", backbone=name, dataset="=1+1", status="error", reason=text) for name, text in reasons.items()
+    ]
+    text = _tables(tmp_path, [*records, make("turns", dataset="=1+1", turn_ms=-2.5)])["segmentation.csv"]
+    lines = list(csv.DictReader(io.StringIO(text)))
+    told = {line["backbone"]: line["reason_latency"] for line in lines if line["reason_latency"]}
+    assert told == {"a": '\'=HYPERLINK("x")', "b": "'@SUM(A1)", "c": "'+1 more", "d": "-1", "e": "'-x", "f": "plain"}
+    assert {line["dataset"] for line in lines} == {"'=1+1"}
+    assert "-2.5" in {line["turn_ms"] for line in lines}
+
+
+def test_dollar_signs_in_names_are_drawn_and_begin_no_formula(tmp_path: Path) -> None:
+    """matplotlib fails over mathematics that it cannot read."""
+    name = r"$\frac$"
+    records = [
+        one
+        for size in (64, 128)
+        for one in (
+            make(
+                "accuracy",
+                backbone=name,
+                dataset=name,
+                height=size,
+                width=size,
+                miou=40.0 + size,
+                class_iou={name: 5.0},
+            ),
+            make("latency", backbone=name, dataset=name, height=size, latency_ms=5.25, images_per_s=15.0),
+        )
+    ]
+    folder = write(tmp_path / "results" / "box", records, [environment("here", cpu=name)])
+    assert figures(folder.parent)
+    drawing = canvas(2)
+    axes = drawing.subplots()
+    axes.barh([0, 1], [1, 1000])
+    axes.set_yticks([0, 1], [name, "b"])
+    axes.set_xscale("log")
+    axes.legend(handles=[axes.plot([0], [1], label=name)[0]])
+    axes.annotate(name, (1, 1))
+    save(drawing, tmp_path / "one.png")
+    assert axes.get_yticklabels()[0].get_text() == name
+    assert draw(folder.parent)

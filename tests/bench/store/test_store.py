@@ -1,13 +1,14 @@
 import gc
 import json
+import re
 from dataclasses import replace
 
 import pytest
 
-from bench.errors import UserError
-from bench.store.record import Record, better, parse
-from bench.store.store import RECORDS, Store, no_collection
-from tests.bench.records import make
+from bench.errors import UserError, forget_remarks
+from bench.store.record import REASON, Record, better, parse, sayable
+from bench.store.store import ENVIRONMENTS, RECORDS, Store, no_collection
+from tests.bench.records import environment, make
 
 FIELDS = {"backbone": "vit_pico", "window": "keep", "padding": "refuse", "memory_format": "contiguous"}
 RECORD = Record("latency", 1, FIELDS, {}, "here", "ok", values={"latency_ms": 1.5, "unknown": None})
@@ -35,12 +36,12 @@ def test_an_empty_store_has_no_records(tmp_path):
     assert Store(tmp_path / "nowhere").environments() == {}
 
 
-def test_a_torn_last_line_is_named_and_costs_only_itself(tmp_path):
+def test_a_torn_last_line_is_named_and_costs_only_itself(tmp_path, capsys):
     store = Store(tmp_path)
     whole = RECORD.line()
     (tmp_path / RECORDS).write_text(whole + whole[:30])
-    with pytest.raises(UserError, match=r"records.jsonl, line 2 is cut off .* the 1 lines before it are whole"):
-        store.records()
+    assert store.records() == [RECORD]
+    assert re.search(r"records\.jsonl: 1 damaged line is left out: line 2 is cut off", capsys.readouterr().err)
     with store.writing() as writer:
         assert len(writer.repaired) == 1
         assert RECORDS in writer.repaired[0]
@@ -58,10 +59,116 @@ def test_cut_off_at_any_byte_the_store_goes_on(tmp_path, cut):
     assert store.records() == [RECORD, RECORD]
 
 
-def test_a_broken_line_in_the_middle_names_file_and_line(tmp_path):
-    (tmp_path / RECORDS).write_text(RECORD.line() + "{nonsense\n" + RECORD.line())
-    with pytest.raises(UserError, match=r"records.jsonl, line 2 is no record"):
-        Store(tmp_path).records()
+STATED = json.loads(RECORD.line())
+DAMAGED = {
+    "no JSON": "{nonsense",
+    "a list": "[1, 2]",
+    "a text": '"latency"',
+    "a list with half a surrogate": r'["\udcff"]',
+    "a text with half a surrogate": r'"\udcff"',
+    "nested": "[" * 100_000,
+    "bytes": b"\xff\xfe\x00",
+    "empty": "{}",
+    "a number as measure": json.dumps({**STATED, "measure": 5}),
+    "fields as a list": json.dumps({**STATED, "fields": []}),
+    "a number as backbone": json.dumps({**STATED, "fields": {**FIELDS, "backbone": 5}}),
+    "a text as patch": json.dumps({**STATED, "fields": {**FIELDS, "patch": "16"}}),
+    "a fraction as patch": json.dumps({**STATED, "fields": {**FIELDS, "patch": 16.5}}),
+    "nothing as batch": json.dumps({**STATED, "fields": {**FIELDS, "batch": None}}),
+    "values as a text": json.dumps({**STATED, "values": "none"}),
+    "a value as a list": json.dumps({**STATED, "values": {"latency_ms": [1.0]}}),
+    "not a number": json.dumps({**STATED, "values": {"latency_ms": float("nan")}}),
+    "infinite": json.dumps({**STATED, "values": {"latency_ms": float("inf")}}),
+    "infinite in digits": RECORD.line().strip().replace("1.5", "1e999"),
+    "infinite beside half a surrogate": RECORD.line().strip().replace("1.5", r'1e999,"x":"\udcff"'),
+    "hundreds of digits": RECORD.line().strip().replace("1.5", "1" + "0" * 400),
+    "hundreds of digits of a class": RECORD.line().strip().replace("1.5", '{"road":1' + "0" * 400 + "}"),
+    "a version of hundreds of digits": json.dumps({**STATED, "version": 10**400}),
+    "samples as a list": json.dumps({**STATED, "samples": [1.0]}),
+    "a status": json.dumps({**STATED, "status": "fine"}),
+    "an unknown key": json.dumps({**STATED, "more": 1}),
+}
+
+
+@pytest.mark.parametrize("line", DAMAGED.values(), ids=DAMAGED)
+def test_a_damaged_line_in_the_middle_is_named_and_costs_only_itself(tmp_path, capsys, line):
+    broken = line if isinstance(line, bytes) else line.encode()
+    whole = RECORD.line().encode()
+    store = Store(tmp_path)
+    store.path.write_bytes(whole + broken + b"\n" + whole)
+    forget_remarks()
+    for _ in range(2):
+        assert store.records() == [RECORD, RECORD]
+    said = capsys.readouterr().err
+    assert len(said.splitlines()) == 1, "once, not at each reading"
+    assert re.match(r".*records\.jsonl: 1 damaged line is left out: line 2.* `densebench report --set-aside`", said)
+    assert len(said) < 1000
+    assert store.set_aside() == [f"{store.path}: 1 damaged line moved to records.damaged"]
+    assert store.path.read_bytes() == whole + whole
+    assert (tmp_path / "records.damaged").read_bytes() == broken + b"\n"
+    assert store.set_aside() == []
+    forget_remarks()
+    assert store.records() == [RECORD, RECORD]
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    "samples",
+    [
+        '{"a_ms":[1.0],"a_ms_round":[1,2]}',
+        '{"a_ms":[1.0],"a_ms_round":[null]}',
+        '{"anchor_ms":[1.0]}',
+        '{"loss":"none"}',
+        '{"loss":[NaN]}',
+        '{"loss":[1e999]}',
+        '{"loss":[[1]]}',
+        "{1}",
+    ],
+)
+def test_samples_that_are_none_cost_the_samples_alone(tmp_path, capsys, samples):
+    """They are read once somebody looks at them, which would be too late to leave the record out."""
+    store = Store(tmp_path)
+    store.path.write_text(RECORD.line().replace('"samples":{}', f'"samples":{samples}') + RECORD.line())
+    forget_remarks()
+    for record in store.records():
+        assert dict(record.samples) == {}
+    assert "records.jsonl" in capsys.readouterr().err
+    store.set_aside()
+    assert store.path.read_text() == RECORD.line()
+
+
+def test_many_damaged_lines_are_one_sentence(tmp_path, capsys):
+    (tmp_path / RECORDS).write_text("nonsense\n" * 1000)
+    forget_remarks()
+    assert Store(tmp_path).records() == []
+    (said,) = capsys.readouterr().err.splitlines()
+    assert "1000 damaged lines are left out: line 1 is no record" in said
+    assert "and 995 more" in said
+
+
+@pytest.mark.parametrize("line", ["nonsense", "[]", '"x"', "{}", '{"id":[1]}', '{"cores":"two"}', "[" * 100_000])
+def test_a_line_that_describes_no_environment_is_named_and_costs_only_itself(tmp_path, capsys, line):
+    here = json.dumps(vars(environment("here")))
+    stated = {**json.loads(here), **json.loads(line)} if line.startswith('{"') else None
+    broken = json.dumps(stated) if stated else line
+    (tmp_path / ENVIRONMENTS).write_text(f"{here}\n{broken}\n")
+    forget_remarks()
+    assert Store(tmp_path).environments() == {"here": environment("here")}
+    assert "environments.jsonl: 1 damaged line is left out: line 2 describes no environment" in capsys.readouterr().err
+    Store(tmp_path).set_aside()
+    assert (tmp_path / ENVIRONMENTS).read_text() == f"{here}\n"
+
+
+def test_a_reason_is_as_long_as_can_be_read_and_begins_and_ends_as_it_did():
+    text = "start " + "x" * 1_000_000 + " end"
+    cut = sayable(text)
+    assert len(cut) <= REASON
+    assert cut.startswith("start x")
+    assert cut.endswith("x end")
+    assert "letters are left out" in cut
+    assert len(sayable("\x1b" * 1_000_000)) <= REASON
+    assert sayable("as it is\nin lines") == "as it is\nin lines"
+    assert sayable(cut) == cut
 
 
 def test_an_unknown_status_is_refused():
@@ -163,7 +270,8 @@ def test_a_name_that_is_not_utf8_costs_no_store(tmp_path):
         writer.record(RECORD)
         writer.record(strange)
     first, second = Store(tmp_path).records()
-    assert (first, second) == (RECORD, strange)
+    assert first == RECORD
+    assert second == replace(strange, reason=r"DataError: /data/\udcff.jpg"), "escaped, so that it can be shown"
     assert second.samples["loss"] == [1.0, 2.5]
     with pytest.raises(UserError, match="is no record"):
         parse(strange.line().replace("2.5", "NaN"), "here")
