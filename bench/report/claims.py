@@ -66,7 +66,9 @@ class Claim:
 def processes(measure: Measure, records: Iterable[Record]) -> Noise:
     """What processes of one cell differ by, as a share: the twins of some records' sessions, and what is supposed.
 
-    Every session timed its anchor in two processes; the logarithm of their ratio, squared, is one degree of freedom.
+    Every session timed its anchor in two processes. However many there were, it is judged by a Student's t of `SUPPOSED`
+    degrees of freedom: the spread is known well after some sessions, but it has long tails. One process in a hundred is
+    off by much more than its like.
     """
     sessions = {str(record.values.get("session")): record for record in records if record.status == "ok"}
     found = [math.log(ratio.value) for record in sessions.values() if (ratio := _twins(record)) is not None]
@@ -74,9 +76,8 @@ def processes(measure: Measure, records: Iterable[Record]) -> Noise:
     known = [floor / 100 for floor in floors if isinstance(floor, int | float)]
     low, high = TWINS_DIFFER
     supposed = min(max(median(known), low), high) if known else high
-    freedom = SUPPOSED + len(found)
     squares = SUPPOSED * supposed**2 + math.fsum(gap**2 for gap in found)
-    return Noise(math.sqrt(squares / freedom / 2), freedom)
+    return Noise(math.sqrt(squares / (SUPPOSED + len(found)) / 2), SUPPOSED)
 
 
 def claim(measure: Measure, first: Record, second: Record, series: str = "", *, between: Noise | None = None) -> Claim:

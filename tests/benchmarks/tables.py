@@ -93,7 +93,8 @@ def main() -> None:
                 continue
             found.append(judge(table, earlier))
             earlier.append(table[0])
-            sys.stderr.write(f"{len(found)} of {TABLES}, {sum(one.smallest <= one.level for one in found)} claim\n")
+            claiming = sum(one.smallest <= one.level for one in found)
+            sys.stderr.write(f"{len(found)} of {TABLES}, {claiming} claim; {found[-1]}\n")
     sys.stdout.write(report(found, failed))
 
 

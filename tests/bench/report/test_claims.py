@@ -89,8 +89,8 @@ def test_what_processes_differ_by_is_learnt_from_the_twins_of_all_sessions():
     seen = [twins(gap, session=str(index)) for index, gap in enumerate((0.03, -0.01, 0.02))]
     found = processes(MEASURE, [*seen, seen[0]])
     squares = SUPPOSED * 0.01**2 + 0.03**2 + 0.01**2 + 0.02**2
-    assert found.freedom == SUPPOSED + 3, "each session counts once"
-    assert found.sd == pytest.approx(math.sqrt(squares / found.freedom / 2))
+    assert found.sd == pytest.approx(math.sqrt(squares / (SUPPOSED + 3) / 2)), "each session counts once"
+    assert found.freedom == SUPPOSED, "of long tails, however many there are"
     for floor, supposed in ((0.1, low), (40.0, high), (None, high)):
         nothing = processes(MEASURE, [record(1.0, floor=floor)])
         assert (nothing.freedom, nothing.sd) == (SUPPOSED, pytest.approx(supposed / 2**0.5))
