@@ -66,9 +66,9 @@ class Claim:
 def processes(measure: Measure, records: Iterable[Record]) -> Noise:
     """What processes of one cell differ by, as a share: the twins of some records' sessions, and what is supposed.
 
-    Every session timed its anchor in two processes. However many there were, it is judged by a Student's t of `SUPPOSED`
-    degrees of freedom: the spread is known well after some sessions, but it has long tails. One process in a hundred is
-    off by much more than its like.
+    Every session timed its anchor in two processes. However many there were, a Student's t of `SUPPOSED` degrees of
+    freedom judges by it: after some sessions the spread is known well, but it has long tails. One process in a hundred
+    is off by much more than its like.
     """
     sessions = {str(record.values.get("session")): record for record in records if record.status == "ok"}
     found = [math.log(ratio.value) for record in sessions.values() if (ratio := _twins(record)) is not None]
