@@ -6,6 +6,7 @@ them are one family of claims, and what processes differ by is learnt from the t
 """
 
 import sys
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
@@ -82,7 +83,8 @@ def main() -> None:
     found: list[Found] = []
     earlier: list[Record] = []
     failed = 0
-    with TemporaryDirectory() as folder, mock.patch.object(noise, "BUDGET_S", BUDGET_S):
+    # Ctrl-C ends it early, with what there is.
+    with TemporaryDirectory() as folder, mock.patch.object(noise, "BUDGET_S", BUDGET_S), suppress(KeyboardInterrupt):
         while len(found) < TABLES:
             axes = noise.CELLS[(len(found) + failed) % len(noise.CELLS)]
             table = noise.group(axes, [1.0] * ROWS, Path(folder))

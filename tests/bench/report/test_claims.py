@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from bench.plan.measure import COMPANY, Column, Measure
-from bench.report.claims import SUPPOSED, TWINS_DIFFER, UNLINKED, Unlinked, claim, processes
+from bench.report.claims import SUPPOSED, TAILS, TWINS_DIFFER, UNLINKED, Unlinked, claim, processes
 from bench.stats.family import ALPHA, family
 from bench.stats.sampling import noise_floor
 from bench.store.record import Record
@@ -90,10 +90,10 @@ def test_what_processes_differ_by_is_learnt_from_the_twins_of_all_sessions():
     found = processes(MEASURE, [*seen, seen[0]])
     squares = SUPPOSED * 0.01**2 + 0.03**2 + 0.01**2 + 0.02**2
     assert found.sd == pytest.approx(math.sqrt(squares / (SUPPOSED + 3) / 2)), "each session counts once"
-    assert found.freedom == SUPPOSED, "of long tails, however many there are"
+    assert found.freedom == TAILS, "long ones, however many sessions there are"
     for floor, supposed in ((0.1, low), (40.0, high), (None, high)):
         nothing = processes(MEASURE, [record(1.0, floor=floor)])
-        assert (nothing.freedom, nothing.sd) == (SUPPOSED, pytest.approx(supposed / 2**0.5))
+        assert (nothing.freedom, nothing.sd) == (TAILS, pytest.approx(supposed / 2**0.5))
 
 
 def test_more_rounds_do_not_show_that_two_processes_are_two_cells():
