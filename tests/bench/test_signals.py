@@ -26,12 +26,18 @@ except signals.Ended as ended:
 """
 
 
+_USUAL = """\
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
+"""
+
+
 @pytest.fixture
 def start():
-    """Starts what takes a while to tidy up, and hears SIGINT though these tests may run where it is ignored."""
+    """Starts what takes a while to tidy up, and hears signals though these tests may run where they are ignored."""
     started = []
 
-    def go(tidying, before="signal.signal(signal.SIGINT, signal.default_int_handler)"):
+    def go(tidying, before=_USUAL):
         env = {**os.environ, "PYTHONPATH": str(catalogue.ROOT)}
         code = _SLOW.format(tidying=tidying, before=before)
         started.append(subprocess.Popen([sys.executable, "-c", code], env=env, text=True, stdout=-1, stderr=-1))

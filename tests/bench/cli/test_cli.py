@@ -340,7 +340,10 @@ def test_a_comparison_is_as_wide_as_the_terminal_or_as_wide_as_it_takes(denseben
 
 
 _HANGING = """
+import signal
 import sys
+for number in (signal.SIGTERM, signal.SIGHUP):  # which whatever started the tests may ignore
+    signal.signal(number, signal.SIG_DFL)
 from bench.cli import main
 from bench.launchers import _worker
 from tests.bench import misbehaving
@@ -382,7 +385,10 @@ def test_a_scheduler_ends_a_run_and_what_hangs_in_it(tmp_path, sent, code, says)
         for number in sent:
             process.send_signal(number)
         began = time.monotonic()
-        output, errors = process.communicate(timeout=30)
+        try:
+            output, errors = process.communicate(timeout=30)
+        finally:
+            process.kill()
     assert process.returncode == code, output + errors
     assert "Traceback" not in errors
     assert errors.count("are kept") == 1

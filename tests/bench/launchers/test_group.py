@@ -80,7 +80,7 @@ def test_what_needs_all_memory_is_tried_again_by_itself(launch, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("bad", "status"), [("dies_in_its_turn", "oom"), ("hangs_in_its_turn", "timeout"), ("refuses", "unsupported")]
+    ("bad", "status"), [("dies_in_its_turn", "error"), ("hangs_in_its_turn", "timeout"), ("refuses", "unsupported")]
 )
 def test_one_bad_cell_costs_the_others_of_its_group_nothing(launch, monkeypatch, bad, status):
     monkeypatch.setattr(local, "_slices", lambda jobs, size: iter([([], [list(jobs)])]))

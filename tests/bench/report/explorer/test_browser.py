@@ -11,7 +11,7 @@ import pytest
 
 from bench.report.compare import compare
 from tests.bench.records import small_catalogue, write
-from tests.bench.report.explorer.turns import COMPETING, HOSTILE
+from tests.bench.report.explorer.turns import COMPETING, SHOWN
 
 Visit = Callable[..., Any]
 HERE = "f.machine=one&f.task=segmentation&f.dataset=scenes&f.recipe=short"
@@ -236,7 +236,7 @@ def test_points_are_walked_by_the_keyboard(visit: Visit, small: Path) -> None:
 def test_what_failed_says_why_and_what_was_in_company_is_marked(visit: Visit, small: Path) -> None:
     page = visit(small, VIEW)
     page.locator("#table .open[aria-label*='broken/16']").click()
-    assert f"turns: oom. no room for {HOSTILE}" in page.locator("#detail-body").text_content()
+    assert f"turns: oom. no room for {SHOWN}" in page.locator("#detail-body").text_content()
     page.click("#close")
     assert "≈\u00a05.0" in page.inner_text("#table")
     page.locator("#table .open[aria-label*='odd/16']").click()
@@ -255,30 +255,30 @@ def test_rows_without_any_number_are_rows_all_the_same(visit: Visit, failed: Pat
 def test_names_are_shown_as_they_are_and_do_nothing(visit: Visit, small: Path) -> None:
     page = visit(small, VIEW)
     page.locator("#table .open[aria-label*='odd/16']").click()
-    assert page.locator("#detail-body table.classes th[scope=row]").all_text_contents() == ["disc", HOSTILE]
+    assert page.locator("#detail-body table.classes th[scope=row]").all_text_contents() == ["disc", SHOWN]
     page.click("#close")
-    page.select_option("#y", f"class_iou[{HOSTILE}]")
+    page.select_option("#y", f"class_iou[{SHOWN}]")
     drawn(page, 1)
-    assert page.evaluate("new URLSearchParams(location.hash.slice(1)).get('y')") == f"class_iou[{HOSTILE}]"
+    assert page.evaluate("new URLSearchParams(location.hash.slice(1)).get('y')") == f"class_iou[{SHOWN}]"
     assert page.evaluate("window.hacked") is None
     assert page.locator("img[src=x]").count() == 0
 
 
 def test_a_backbone_of_any_name_is_drawn_filtered_and_opened(visit: Visit, small: Path) -> None:
     page = visit(small, VIEW.replace("machine=one", "machine=two"))
-    assert names(page) == ["best", HOSTILE]
+    assert names(page) == ["best", SHOWN]
     page.select_option("#facet", "backbone")
     drawn(page, 2)
     assert page.locator("#chart svg text", has_text="onerror").count() == 1
     page.locator("[data-filter=backbone] > summary").click()
     page.locator("[data-filter=backbone] label", has_text="onerror").locator("input").check()
     drawn(page, 1)
-    assert names(page) == [HOSTILE]
+    assert names(page) == [SHOWN]
     again = visit(small, "#" + page.url.partition("#")[2])
-    assert names(again) == [HOSTILE]
+    assert names(again) == [SHOWN]
     again.locator("#table .open").click()
-    assert HOSTILE in again.text_content("#detail-title")
-    assert shlex.split(again.text_content("#command").replace("\\\n", ""))[3] == HOSTILE
+    assert SHOWN in again.text_content("#detail-title")
+    assert shlex.split(again.text_content("#command").replace("\\\n", ""))[3] == SHOWN
     assert again.evaluate("window.hacked") is None
 
 

@@ -10,7 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from bench import cli
-from bench.errors import UserError
+from bench.errors import UserError, printable
 from bench.report import explorer
 from bench.report.explorer import SCRIPTS, explore, page
 from bench.report.explorer.data import data
@@ -67,10 +67,10 @@ def test_names_are_data_and_never_markup(tmp_path: Path) -> None:
     assert text.count("<script") == text.count("</script>") == 3
     assert "<img" not in text
     found = within(text)
-    assert found["fields"]["backbone"]["values"] == [HOSTILE]
+    assert found["fields"]["backbone"]["values"] == [printable(HOSTILE)]
     classes = next(one["classes"] for one in found["measures"] if "classes" in one)
-    assert classes["class_iou"]["names"] == [[HOSTILE]]
-    assert [one["reason"] for one in found["measures"] if "reason" in one] == [{"0": HOSTILE}]
+    assert classes["class_iou"]["names"] == [[printable(HOSTILE)]]
+    assert [one["reason"] for one in found["measures"] if "reason" in one] == [{"0": printable(HOSTILE)}]
 
 
 def test_a_place_in_the_data_is_not_filled(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from typing import Any
 
 from PIL import Image
 
+from bench.errors import printable
 from bench.plan.measure import COMPANY
 from bench.store import pictures
 from bench.store.record import Record
@@ -30,6 +31,8 @@ def model(backbone: str, miou: list[float], cost: float, **cell: Any) -> list[Re
 
 
 HOSTILE = "<img src=x onerror=window.hacked=1></script>\u2028\"'`$&"
+SHOWN = printable(HOSTILE)
+"""As it is read: what ends a line is escaped."""
 COMPETING = [
     *model("best", [30.0, 32.0], 20.0),
     *model("close", [29.0, 31.0], 15.0),
