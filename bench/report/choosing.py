@@ -54,7 +54,10 @@ def check_class(name: str, rows: Iterable[Row]) -> None:
     Raises:
         UserError: that, or as for `column_of`.
     """
-    plain, measure = name.partition("[")[0], column_of(name)[0].name
+    measure, column = column_of(name)
+    if "[" not in name and column.table:  # a bare column of numbers, one a row
+        return
+    plain, measure = name.partition("[")[0], measure.name
     parts = {row.parts[measure] for row in rows if measure in row.parts}
     classes = sorted({f"{plain}[{one}]" for known in {part.classes.get(plain, ()) for part in parts} for one in known})
     if (classes or "[" in name) and name not in classes:

@@ -27,6 +27,7 @@ from bench.plan.cell import FIELDS
 from bench.plan.measure import Column, Measure
 from bench.report.choosing import AXES, axis_of, check_class, check_known, column_of, matches, normal
 from bench.report.evidence import Paired, chance, pairing
+from bench.report.halves import each
 from bench.report.naming import Naming, naming
 from bench.report.rows import Part, Row, Table, folders, headline, noise, order, rank, read
 from bench.report.sheet import texts_only
@@ -211,14 +212,15 @@ def compare(
         check_known(axis, [normal(axis, text) for text in values], there)
     for name in [cost, *([value] if value else [])]:
         check_class(name, [row for table in tables for row in table.rows])
-    sections = []
+    asked = []
     for table in tables:
         chosen = value_pair or headline(table.task)
         kept = [row for row in table.rows if matches(row, where)]
         if chosen and kept and {chosen[1].task, cost_pair[1].task} <= {None, table.task}:
-            sections.append(_section(table, kept, (cost, *cost_pair), (value or chosen[1].name, *chosen)))
-    if not sections:
+            asked.append((table, kept, (cost, *cost_pair), (value or chosen[1].name, *chosen)))
+    if not asked:
         raise UserError(f"no records under {results} match; leave out a filter, or measure them with `densebench run`")
+    sections = each(lambda one: _section(*one), asked, lambda one: len(one[1]))
     return Comparison(tuple(by or ()), tuple(sections))
 
 

@@ -8,7 +8,8 @@ import pandas as pd
 
 from bench.errors import UserError
 from bench.plan.cell import FIELDS
-from bench.report.rows import Part, Row, columns, folders, numbers, read
+from bench.report.known import numbers
+from bench.report.rows import Part, Row, columns, folders, read
 from bench.store.record import Record
 from bench.store.store import no_collection
 

@@ -166,7 +166,8 @@ _Measured = list[tuple[Measure, Column, dict[Part, float | None]]]
 
 def _measured(table: Table) -> _Measured:
     known = {column.name: (measure, column) for measure, column in columns(table.task)}
-    return [(*known[name], _parts(table, *known[name])) for name in QUANTITIES if name in known]
+    tokens = [count.mean if (count := row.values.get("tokens")) else None for row in table.rows]
+    return [(*known[name], _parts(table, tokens, *known[name])) for name in QUANTITIES if name in known]
 
 
 def _series(measured: _Measured, over: str) -> Iterator[Series]:
@@ -197,16 +198,17 @@ def _swapping(measure: Measure, column: Column, over: str) -> bool:
     return column.name == measure.interleaved or (over == "pixels" and column.name in SWAPPING)
 
 
-def _parts(table: Table, measure: Measure, column: Column) -> dict[Part, float | None]:
-    """Part -> tokens, of those that have the column; in the order of their cells."""
+def _parts(table: Table, tokens: Sequence[float | None], measure: Measure, column: Column) -> dict[Part, float | None]:
+    """Part -> tokens (of each row of the table), of those that have the column; in the order of their cells."""
     found: dict[Part, float | None] = {}
-    for row in table.rows:
+    if column.name not in table.names:
+        return found
+    for row, count in zip(table.rows, tokens, strict=True):
         part = row.parts.get(measure.name)
         # A cost that stands beside a training of an earlier revision is there a second time, under its own name.
         if part is None or column.name not in part.values or not _own(part):
             continue
-        count = row.values.get("tokens")
-        found[part] = found.get(part) if count is None else count.mean
+        found[part] = found.get(part) if count is None else count
     known = {part: tokens for part, tokens in found.items() if part.values[column.name].mean > 0}
     return dict(sorted(known.items(), key=lambda item: item[0].place))
 

@@ -14,7 +14,7 @@ be claimed of the means.
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cache, cached_property, lru_cache
+from functools import cache, cached_property
 from itertools import combinations, permutations
 from operator import attrgetter, itemgetter
 from pathlib import Path
@@ -26,9 +26,10 @@ from bench.plan import recipe as recipes
 from bench.plan import source
 from bench.plan.cell import FIELDS
 from bench.plan.environment import Environment
-from bench.plan.measure import TIMED, Column, Measure, measures
+from bench.plan.measure import Column, Measure, measures
 from bench.report.evidence import Paired, chance, pairing
-from bench.report.roofline import Roofline, roofline
+from bench.report.known import OfOne, classes, names, numbers, timed
+from bench.report.roofline import UNKNOWN, Roofline, roofline
 from bench.stats.family import ALONE, Family, claimed, family
 from bench.stats.ranking import Noise, Rank, Stat, pooled, ranked, stat
 from bench.store.record import STATUSES, Record, better
@@ -54,6 +55,7 @@ DERIVED = Measure(
 
 _LIMITS = ("peak_tflops", "copy_gbps", "launch_us")
 _LIMITING = ("gmacs", "latency_ms", "traffic_mib", "operations", *_LIMITS)
+_NOTHING: Mapping[str, Stat] = {}
 _RAW = "raw"
 _OLD = "of an older version of their measure"
 _GONE = "of a measure that is no longer there"
@@ -79,26 +81,20 @@ class Part:
     @cached_property
     def values(self) -> Mapping[str, Stat]:
         """Column -> statistics over seeds; ``column[class]`` for a number a class. What is unknown is not there."""
-        if len(self.records) == 1:  # most are of one seed, and of the others some have a hundred classes
-            record = self.records[0]
-            known = {name: Stat(number, None, 1) for name, number in numbers(record)} if record.status == "ok" else {}
-        else:
-            found: dict[str, list[float]] = defaultdict(list)
-            for record in self.records:
-                if record.status == "ok":
-                    for name, number in numbers(record):
-                        found[name].append(number)
-            known = {name: stat(values) for name, values in found.items()}
-        if not self.company:
-            return known
-        columns = measures()[self.measure].columns
-        timed = {one.name for one in columns if one.unit in TIMED or one.name.endswith("_ci_pct")}
-        return {name: replace(value, company=True) if name in timed else value for name, value in known.items()}
+        if len(self.records) == 1:  # most are of one seed
+            return OfOne(self.records[0], company=bool(self.company))
+        crowded = timed(self.measure) if self.company else ()
+        found: dict[str, list[float]] = defaultdict(list)
+        for record in self.records:
+            if record.status == "ok":
+                for name, number in numbers(record):
+                    found[name].append(number)
+        return {name: stat(values)._replace(company=name in crowded) for name, values in found.items()}
 
     @cached_property
     def classes(self) -> Mapping[str, tuple[str, ...]]:
         """Column -> its classes, in the order of the measure, for the columns that hold a number a class."""
-        return _classes(tuple(self.values))
+        return classes(record.values for record in self.records if record.status == "ok")
 
     @cached_property
     def place(self) -> tuple[tuple[int, Any], ...]:
@@ -142,17 +138,23 @@ class Row:
     fields: Mapping[str, Any]
     parts: Mapping[str, Part]
 
-    @cached_property
+    @property
     def values(self) -> Mapping[str, Stat]:
         """Column (or ``column[class]``) -> statistics over seeds; what is unknown is not there."""
-        found: dict[str, Stat] = {}
-        for part in self.parts.values():
-            found |= part.values
-        return found | self.derived
+        return _OfRow(self)  # not kept: the two would be a cycle, which nobody collects while tables are made
+
+    def of(self, measure: str) -> Mapping[str, Stat]:
+        """The columns (or ``column[class]``) of one measure that are known."""
+        if measure == DERIVED.name:
+            return self.derived
+        part = self.parts.get(measure)
+        return _NOTHING if part is None else part.values
 
     @cached_property
     def derived(self) -> dict[str, Stat]:
         """Those of the columns of `DERIVED` that are known."""
+        if not self.limited:
+            return {}
         limits = self.limits
         shares = {
             "mfu_pct": limits.mfu_pct,
@@ -175,16 +177,22 @@ class Row:
     @property
     def bound(self) -> str:
         """What bounds the latency; "" where there is none, or where it was taken in company: that would be a claim."""
-        return self.limits.bound if "latency_ms" in self.values and not self._limits_in_company else ""
+        if "latency_ms" not in self.values or self._limits_in_company:
+            return ""
+        return self.limits.bound if self.limited else UNKNOWN
+
+    @property
+    def limited(self) -> bool:
+        """Whether limits of the machine were asked for."""
+        return not _limiting().isdisjoint(self.parts)
 
     @cached_property
     def limits(self) -> Roofline:
         """What the latency is near to, of what the machine could do."""
 
         def known(name: str) -> float | None:
-            # Asked of the records first: statistics of a hundred classes are not made for it.
-            parts = [part for part in self.parts.values() if any(name in record.values for record in part.records)]
-            found = next((part.values[name] for part in parts if name in part.values), None)
+            part = self.parts.get(_owners().get(name, ""))
+            found = None if part is None else part.values.get(name)
             # A limit that was measured beside others is no limit.
             return None if found is None or (found.company and name in _LIMITS) else found.mean
 
@@ -197,6 +205,37 @@ class Row:
     def input(self) -> str:
         """Input size, ``HxW`` in pixels."""
         return f"{self.fields['height']}x{self.fields['width']}" if "height" in self.fields else ""
+
+
+class _OfRow(Mapping[str, Stat]):
+    """The columns of all parts of a row, and what is derived from them."""
+
+    def __init__(self, row: Row) -> None:
+        self._row = row
+
+    def __getitem__(self, name: str) -> Stat:
+        if (found := self.get(name)) is None:
+            raise KeyError(name)
+        return found
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """As of any mapping."""
+        measure = _owners().get(name.partition("[")[0])
+        if measure is None:  # it stands beside the columns
+            known = (part.values.get(name) for part in reversed(list(self._row.parts.values())))
+            return next((stat for stat in known if stat is not None), default)
+        return self._row.of(measure).get(name, default)
+
+    def __contains__(self, name: object) -> bool:
+        return isinstance(name, str) and self.get(name) is not None
+
+    def __iter__(self) -> Iterator[str]:
+        for part in self._row.parts.values():
+            yield from part.values
+        yield from self._row.derived
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
 
 
 @dataclass(frozen=True)
@@ -217,6 +256,12 @@ class Table:
     noise: Mapping[str, Noise | None]
     paired: Mapping[str, Paired]
     family: Family = ALONE
+
+    @cached_property
+    def names(self) -> set[str]:
+        """The columns, but for those of classes, that a row knows a number of."""
+        records = (record for row in self.rows for part in row.parts.values() for record in part.records)
+        return names(records) | {name for row in self.rows if row.limited for name in row.derived}
 
 
 @dataclass(frozen=True)
@@ -299,38 +344,21 @@ def columns(task: str | None = None) -> tuple[tuple[Measure, Column], ...]:
     return tuple((measure, column) for measure, column in found.values() if _applies(column, task, False))
 
 
+@cache
+def _limiting() -> frozenset[str]:
+    """The measures of the machine's limits."""
+    return frozenset(measure for column, measure in _owners().items() if column in _LIMITS)
+
+
+@cache
+def _owners() -> Mapping[str, str]:
+    """Column -> its measure."""
+    return {column.name: measure.name for measure, column in columns()}
+
+
 def headline(task: str) -> tuple[Measure, Column] | None:
     """The column that ranks a task's rows, and its measure."""
     return next((pair for pair in columns(task) if pair[1].headline), None)
-
-
-def numbers(record: Record) -> list[tuple[str, float]]:
-    """The known numbers of a record by column, or by ``column[class]``."""
-    found: list[tuple[str, Any]] = []
-    for name, value in record.values.items():
-        if isinstance(value, dict):
-            found += zip(_labels(name, tuple(value)), value.values(), strict=True)
-        else:
-            found.append((name, value))
-    return [pair for pair in found if type(pair[1]) in _NUMBERS]
-
-
-_NUMBERS = frozenset({bool, int, float})
-
-
-@lru_cache(maxsize=1024)  # records of one data set have the same classes
-def _labels(column: str, classes: tuple[str, ...]) -> list[str]:
-    return [f"{column}[{name}]" for name in classes]
-
-
-@lru_cache(maxsize=1024)
-def _classes(names: tuple[str, ...]) -> Mapping[str, tuple[str, ...]]:
-    found: dict[str, list[str]] = defaultdict(list)
-    for name in names:
-        column, bracket, rest = name.partition("[")
-        if bracket:
-            found[column].append(rest[:-1])
-    return {column: tuple(classes) for column, classes in found.items()}
 
 
 def noise(parts: Iterable[Part], column: str) -> Noise | None:

@@ -4,7 +4,7 @@ import csv
 import io
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -16,6 +16,7 @@ from bench.plan import recipe as recipes
 from bench.plan.cell import FIELDS
 from bench.plan.measure import TRAINED, Column, measures
 from bench.report import law_tables, reach
+from bench.report.halves import each
 from bench.report.learning import learning
 from bench.report.naming import IDENTITY, OTHERS, choices, naming
 from bench.report.rows import DERIVED, Part, Reading, Row, Table, columns, folders, headline, read, vary
@@ -107,17 +108,24 @@ def report(results: Path, *, check: bool = False) -> Result:
 
 def texts(reading: Reading) -> dict[str, str]:
     """File name -> text, for all tables of one machine."""
-    found: dict[str, str] = {}
+    machine = printable(reading.folder.name)
+    jobs: list[tuple[float, Callable[[], dict[str, str]]]] = []
     for task in sorted({table.task for table in reading.tables}):
         tables = [table for table in reading.tables if table.task == task]
-        found[f"{task}.csv"] = as_csv(tables)
-        found[f"{task}.md"] = _markdown(task, tables, reading.left_out)
-    machine = printable(reading.folder.name)
-    if text := learning(machine, reading.tables):
-        found[LEARNING] = text
-    if text := reach.reach(machine, reading.tables):
-        found[REACH] = text
-    return found | law_tables.texts(machine, reading.tables)
+        rows = sum(len(table.rows) for table in tables)
+        jobs.append((rows, lambda task=task, tables=tables: {f"{task}.csv": as_csv(tables)}))
+        jobs.append(
+            (rows / 2, lambda task=task, tables=tables: {f"{task}.md": _markdown(task, tables, reading.left_out)})
+        )
+    everywhere = sum(len(table.rows) for table in reading.tables)
+    jobs.append((everywhere, lambda: _others(machine, reading.tables)))
+    found = each(lambda job: job[1](), jobs, lambda job: job[0])
+    return {name: text for texts in found for name, text in texts.items()}
+
+
+def _others(machine: str, tables: Sequence[Table]) -> dict[str, str]:
+    found = {LEARNING: learning(machine, tables), REACH: reach.reach(machine, tables)}
+    return {name: text for name, text in found.items() if text} | law_tables.texts(machine, tables)
 
 
 def summary_table(table: Table, *, wide: bool = False) -> TerminalTable:
@@ -131,7 +139,7 @@ def summary_table(table: Table, *, wide: bool = False) -> TerminalTable:
         wide: every column that the Markdown has, however wide that is.
     """
     top = headline(table.task)
-    names = {name for row in table.rows for name in row.values}
+    names = table.names
     first: dict[str, Column] = {}
     shown = [(measure, column) for measure, column in columns(table.task) if column.table and column.name in names]
     for measure, column in shown:
@@ -238,23 +246,23 @@ def _data(table: Table) -> list[str]:
 
 def _main(table: Table, several: list[str]) -> str:
     top = headline(table.task)
-    names = {name for row in table.rows for name in row.values}
-    shown = [column for _, column in columns(table.task) if column.table and column.name in names]
+    names = table.names
+    shown = [(measure.name, column) for measure, column in columns(table.task) if column.table and column.name in names]
     timed = "mfu_pct" in names
     head = [
         "rank",
         *IDENTITY,
         *several,
-        *(f"{label(column)} ± sd (seeds)" if top and column == top[1] else label(column) for column in shown),
+        *(f"{label(column)} ± sd (seeds)" if top and column == top[1] else label(column) for _, column in shown),
         *(["bound by"] if timed else []),
         "status",
     ]
-    spreads = [(column, bool(top) and column == top[1]) for column in shown]
+    spreads = [(name, column, bool(top) and column == top[1]) for name, column in shown]
     body = [
         [
             str(table.ranks.get(row, "")),
             *choices(row.fields, [*IDENTITY, *several]),
-            *(number(row.values.get(column.name), column, spread=spread) for column, spread in spreads),
+            *(number(row.of(name).get(column.name), column, spread=spread) for name, column, spread in spreads),
             *([row.bound] if timed else []),
             status(row.parts.values()),
         ]
@@ -353,9 +361,9 @@ def _notes(task: str, tables: Sequence[Table], left_out: Mapping[str, int]) -> s
             "no benchmark accuracy."
         )
     lines += [f"{name}, version {measures()[name].version}: {_text(measures()[name].doc)}" for name in sorted(present)]
-    names = {name for table in tables for row in table.rows for name in row.values}
+    names = {name for table in tables for name in table.names}
     lines += [_text(column.note) for _, column in columns(task) if column.note and column.name in names]
-    if any("mfu_pct" in row.values for table in tables for row in table.rows):
+    if "mfu_pct" in names:
         lines.append(f"MFU, traffic and launches: {_text(DERIVED.doc)}")
     if any(part.company for table in tables for row in table.rows for part in row.parts.values()):
         lines.append(f"{COMPANY_NOTE}. `densebench run --retry` takes it again, `--alone` takes no other.")
@@ -416,16 +424,17 @@ def as_csv(tables: Sequence[Table]) -> str:
     """Every row and column of these tables; columns of all tasks where there are several."""
     tasks = {table.task for table in tables}
     rows = [(table, row) for table in tables for row in table.rows]
-    shown: list[str] = []
+    shown: list[tuple[str, str]] = []
     of_measure = _by_measure(row for _, row in rows)
     of_classes = {name: _of_classes(parts) for name, parts in of_measure.items()}
     for measure, column in columns(tables[0].task if len(tasks) == 1 else None):
         classes = _classes(of_classes.get(measure.name, ()), column)
-        shown += [f"{column.name}[{name}]" for name in classes] or [column.name]
+        names = [f"{column.name}[{name}]" for name in classes] or [column.name]
+        shown += [(measure.name, name) for name in names]
     present = sorted({name for _, row in rows for name in row.parts})
     named = [name for name in FIELDS if name != "seed"]
     head = ["environment", "machine", "task", *named, "rank"]
-    head += [text for name in shown for text in (name, f"{name}_sd", f"{name}_n")]
+    head += [text for _, name in shown for text in (name, f"{name}_sd", f"{name}_n")]
     head.append("bound_by")
     head += [f"{kind}_{name}" for name in present for kind in ("status", "reason")]
     beside = sorted({name for _, row in rows for name, part in row.parts.items() if part.company})
@@ -441,10 +450,10 @@ def as_csv(tables: Sequence[Table]) -> str:
         *map(texts_only, zip(*(choices(row.fields, named) for _, row in rows), strict=True)),
         [str(table.ranks.get(row, "")) for table, row in rows],
     ]
-    known = {name for parts in of_measure.values() for part in parts for name in part.values}
-    known |= {column.name for column in DERIVED.columns}
-    for name in shown:
-        stats = [row.values.get(name) for _, row in rows] if name in known else ()
+    known = {name for table in tables for name in table.names}
+    found = {measure: [row.of(measure) for _, row in rows] for measure in {measure for measure, _ in shown}}
+    for measure, name in shown:
+        stats = [values.get(name) for values in found[measure]] if name in known or "[" in name else ()
         body += _figures(stats) if any(stats) else [[""] * len(rows)] * 3
     body.append([row.bound for _, row in rows])
     for name in present:
@@ -459,8 +468,8 @@ def as_csv(tables: Sequence[Table]) -> str:
 def _figures(stats: Sequence[Stat | None]) -> list[list[Any]]:
     """Columns of means, standard deviations and numbers of seeds; what is unknown is empty."""
     return [
-        [repr(stat.mean) if stat else "" for stat in stats],
-        ["" if stat is None or stat.sd is None else repr(stat.sd) for stat in stats],
+        [stat.mean if stat else "" for stat in stats],
+        ["" if stat is None or stat.sd is None else stat.sd for stat in stats],
         [stat.n if stat else "" for stat in stats],
     ]
 

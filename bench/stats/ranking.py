@@ -10,7 +10,7 @@ joins the tie group of that group's best while it cannot be told apart from it.
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar
 
 from bench.stats.family import ALPHA
 
@@ -19,8 +19,7 @@ _MANY = 1e9
 """Degrees of freedom that are as good as infinite."""
 
 
-@dataclass(frozen=True)
-class Stat:
+class Stat(NamedTuple):
     """Mean over seeds, sample standard deviation (None for one seed), number of seeds, and whether taken in company."""
 
     mean: float
