@@ -16,7 +16,7 @@ from multiprocessing.context import ForkServerContext, ForkServerProcess
 from bench.launchers import _lives
 from bench.launchers.contract import Event, Finished, Job, Progress, Said, Settings
 from bench.plan import oom
-from bench.plan.environment import SPIN
+from bench.plan.variables import SPIN
 
 POLL_S = 0.2
 ENDS_S = 5.0
