@@ -21,7 +21,7 @@ from bench.data._subset import Without
 from bench.data.contract import Dataset, Split, Task
 from bench.data.examine import Examined
 from bench.data.examine import examine as look
-from bench.errors import DataError, UserError, printable
+from bench.errors import DataError, UserError, at_home, printable
 
 LISTED = 20
 """Broken files that a message names; the others it counts."""
@@ -41,9 +41,9 @@ class Roots:
         self.named: dict[str, Path] = {}
         self.parents: list[Path] = []
         for argument in arguments:
-            whole = Path(argument).expanduser()
+            whole = at_home(argument)
             name, equals, folder = argument.partition("=")
-            named = Path(folder).expanduser() if equals and name and folder and "/" not in name else None
+            named = at_home(folder) if equals and name and folder and "/" not in name else None
             if named is not None and named.is_dir() and whole.is_dir():
                 raise UserError(
                     f"--data-root {argument} is a folder, and may be data set {name} in {folder}: "
