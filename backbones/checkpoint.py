@@ -106,7 +106,7 @@ def _read_safetensors(path: Path) -> Checkpoint:
             mean=_numbers(noted.get("mean")),
             std=_numbers(noted.get("std")),
         )
-    except (SafetensorError, OSError, ValueError, TypeError, AttributeError) as error:
+    except (SafetensorError, OSError, ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
         raise WeightsError(f"{path} is no whole .safetensors file, or its metadata is broken: {error}") from error
     return Checkpoint(tensors, native)
 

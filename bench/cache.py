@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 from zlib import crc32
 
+from bench.errors import UserError
+
 _FORM = 1
 """Of what `Stated` keeps; another number means that something else is kept of a file."""
 
@@ -17,10 +19,17 @@ _TICK_NS = 2 * 10**9
 
 
 def cache_folder() -> Path:
-    """Where what can be made again is kept: ``$DENSEBENCH_CACHE``, or ``densebench`` in the user's cache folder."""
+    """Where what can be made again is kept: ``$DENSEBENCH_CACHE``, or ``densebench`` in the user's cache folder.
+
+    Raises:
+        UserError: neither is known, as the user has no home.
+    """
     if named := os.environ.get("DENSEBENCH_CACHE"):
         return Path(named)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "densebench"
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "densebench"
+    except RuntimeError as error:
+        raise UserError("this user has no home; name a folder for the cache in DENSEBENCH_CACHE") from error
 
 
 class Stated:
@@ -33,7 +42,7 @@ class Stated:
     def __init__(self) -> None:
         self._files: dict[str, Any] = {}
         self._news = False
-        with suppress(OSError, RuntimeError, ValueError, RecursionError):  # RuntimeError: no home is known
+        with suppress(OSError, UserError, ValueError, RecursionError):  # UserError: no home is known
             head, _, body = _file().read_bytes().partition(b"\n")
             if head == _head(body):
                 self._files = json.loads(body)
@@ -60,7 +69,7 @@ class Stated:
             return
         files = {name: kept for name, kept in self._files.items() if Path(name).exists()}
         body = json.dumps(files).encode()
-        with suppress(OSError, RuntimeError):
+        with suppress(OSError, UserError):
             path = _file()
             path.parent.mkdir(parents=True, exist_ok=True)
             written = path.with_name(f".{path.name}.{os.getpid()}")

@@ -51,25 +51,6 @@ LIBRARIES = ("torch", "torchvision", "timm")
 """Which have to fit together."""
 PATIENCE_S = 120.0
 """After which a question to the process that has torch is given up, and a measurement of the self-check."""
-UNRECORDED = (
-    "OMP_PROC_BIND",
-    "OMP_PLACES",
-    "OMP_DYNAMIC",
-    "OPENBLAS_NUM_THREADS",
-    "MKL_DYNAMIC",
-    "ONEDNN_MAX_CPU_ISA",
-    "DNNL_MAX_CPU_ISA",
-    "ATEN_CPU_CAPABILITY",
-    "LD_PRELOAD",
-    "CUDA_LAUNCH_BLOCKING",
-    "NVIDIA_TF32_OVERRIDE",
-    "PYTORCH_ALLOC_CONF",
-    "PYTORCH_CUDA_ALLOC_CONF",
-    "PYTORCH_NO_CUDA_MEMORY_CACHING",
-    "TORCH_COMPILE_DISABLE",
-    "TORCHDYNAMO_DISABLE",
-)
-"""Variables that change speed and are no part of `bench.plan.environment.Environment`."""
 
 
 @dataclass(frozen=True)
@@ -594,14 +575,10 @@ def _folder(kind: str, path: Path, do: str) -> Iterator[Finding]:
 def variables() -> Iterator[Finding]:
     """Variables of the shell that change speed."""
     recorded = _environment().variables
-    others = {name: os.environ[name] for name in UNRECORDED if name in os.environ}
-    for found, means in (
-        (recorded, "part of the environment: records made with and without are not compared"),
-        (others, "not recorded: set it for all runs that are to be compared, or for none"),
-    ):
-        for name, value in found.items():
-            yield Finding("note", f"{name}={value} changes speed, and is {means}", f"unset {name}, unless you mean it")
-    if not recorded and not others:
+    means = "part of the environment: records made with and without are not compared"
+    for name, value in recorded.items():
+        yield Finding("note", f"{name}={value} changes speed, and is {means}", f"unset {name}, unless you mean it")
+    if not recorded:
         yield Finding("ok", "none that changes speed is set")
 
 

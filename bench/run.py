@@ -5,7 +5,7 @@ import signal
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
@@ -16,12 +16,12 @@ from bench.data.contract import Task
 from bench.errors import UserError, printable
 from bench.launchers._order import first_look
 from bench.launchers.contract import Event, Finished, Job, Settings, anchor_digest
-from bench.plan import dataset, models, recipe, source, weights
+from bench.plan import dataset, listing, models, recipe, source, weights
 from bench.plan.cell import FIELDS, IN_TITLE, Cell
 from bench.plan.environment import Environment, as_json
 from bench.plan.matrix import Matrix
 from bench.plan.measure import CANNOT, CROSSED, MODEL, Measure, Value, measures
-from bench.store import states
+from bench.store import listings, states
 from bench.store.record import SENTENCE, SETTLED, Record, better, question, sayable
 from bench.store.store import Store, Writer, plain, say_lost
 
@@ -45,12 +45,16 @@ class Planned:
 
 @dataclass(frozen=True)
 class Plan:
-    """Every distinct measurement of a matrix, in its order, and how many cells share them."""
+    """Every distinct measurement of a matrix, in its order, and how many cells share them.
+
+    older: files that older trainings are taken to have seen, of which that is not stated yet (`bench.store.listings`).
+    """
 
     cells: int
     planned: tuple[Planned, ...]
     environment: Environment
     matrix: str = ""
+    older: listings.Listings = field(default_factory=dict)
 
     @property
     def todo(self) -> list[Planned]:
@@ -140,7 +144,9 @@ def plan(
         UserError: a data set cannot be found or is broken, a recipe is not for the weights, weights are of no kept
             model, or the store cannot be read.
     """
-    answers = _answers(store, environment)
+    known = store.records()
+    answers = _answers(store, environment, known)
+    seen = listings.Seen(store.folder, known, lambda *of: listing.digest(*of, kept=cache_folder()))
     results = (store.folder.parent, models.RESULTS)
     known_weights = cache(lambda value: weights.resolve(value, results))
     known_recipe = cache(recipe.resolve)  # a file is read once, however many cells name it
@@ -170,11 +176,14 @@ def plan(
             data = _stated(name, note, out.note) if "dataset" in measure.fields else ""
             fields = cell.part(measure.fields)
             inputs = _inputs(cell, measure.fields, task, stated, data, trained, known_source)
-            key = question(measure.name, measure.version, fields, inputs)
+            files = seen.files(name, task, root) if measure.trains and root and not (refused or untrained) else ""
+            key = question(measure.name, measure.version, fields, _with_files(inputs, files))
             if (before := planned.get(key)) is not None:
                 planned[key] = replace(before, chosen=before.chosen | ask.chosen)
                 continue
             done = answers.get(key)
+            if files and seen.same(name, task):
+                done = _of_both(answers.get(question(measure.name, measure.version, fields, inputs)), done)
             if done is not None and (
                 done.status not in SETTLED
                 or (retry and done.status != "ok")
@@ -184,11 +193,23 @@ def plan(
                 done = None
             # What is of the machine alone does not care for the cell that it came with.
             why = (refused if "dataset" in measure.fields else "") or (untrained if "recipe" in measure.fields else "")
-            job = Job(measure, cell, root, key, recipe=stated, data=data, without=out.pictures, trained=trained)
+            job = Job(
+                *(measure, cell, root, key),
+                recipe=stated,
+                data=data,
+                without=out.pictures,
+                trained=trained,
+                listing=files,
+            )
             planned[key] = Planned(job, done, why, ask.chosen)
     vary = varying(cells)
     named = tuple(_asked(replace(one, job=replace(one.job, vary=vary))) for one in planned.values())
-    return Plan(len(cells), named, environment, matrix.name)
+    return Plan(len(cells), named, environment, matrix.name, seen.to_state())
+
+
+def _of_both(older: Record | None, one: Record | None) -> Record | None:
+    """The better of two answers, the first of a record that does not say which files it saw."""
+    return older if one is None or (older is not None and better(older, one)) else one
 
 
 def _fits(cell: Cell, stated: recipe.Recipe, task: Task) -> None:
@@ -277,13 +298,14 @@ def run(
             say(note)
         if plan.environment.id not in store.environments():
             writer.environment(as_json(plan.environment))
+        listings.state(store.folder, plan.older)
         ledger = _Ledger(plan, writer)
         try:
             looking = bool(ledger.latest)
             if looking and plan.todo:
                 look(ledger.latest.values())
             for jobs in _phases(plan, ledger, show):
-                anchors = _anchors(jobs, _answers(store, plan.environment))
+                anchors = _anchors(jobs, _answers(store, plan.environment, store.records()))
                 anchored = replace(settings, anchors=anchors, environment=plan.environment.id)
                 with closing(catalogue.get("launchers", launcher).load().launch(jobs, anchored)) as events:
                     for event in events:
@@ -343,11 +365,11 @@ def _with_needed(names: Iterable[str]) -> list[Measure]:
     return list(found.values())
 
 
-def _answers(store: Store, environment: Environment) -> dict[str, Record]:
+def _answers(store: Store, environment: Environment, records: Iterable[Record]) -> dict[str, Record]:
     known = {name: described.comparable for name, described in store.environments().items()}
     known[environment.id] = environment.comparable  # its line may be lost; a run writes it again
     answers: dict[str, Record] = {}
-    records = store.records()
+    records = list(records)
     say_lost(store.folder, records, known)
     for record in records:
         if known.get(record.environment) != environment.comparable:
@@ -488,6 +510,10 @@ def _inputs(
     return inputs
 
 
+def _with_files(inputs: dict[str, str], files: str) -> dict[str, str]:
+    return {**inputs, listings.INPUT: files} if files else inputs
+
+
 def _storable(event: Finished, environment: Environment) -> Record:
     """The record of an event, or of an error if the measure gave nan or what JSON does not know.
 
@@ -509,13 +535,13 @@ def _storable(event: Finished, environment: Environment) -> Record:
 
 def _record(event: Finished, environment: Environment) -> Record:
     job = event.job
+    task = _head(job)["task"]
+    inputs = _inputs(job.cell, job.measure.fields, task, job.recipe, job.data, job.trained, source.stated)
     return Record(
         measure=job.measure.name,
         version=job.measure.version,
         fields=job.cell.part(job.measure.fields),
-        inputs=_inputs(
-            job.cell, job.measure.fields, _head(job)["task"], job.recipe, job.data, job.trained, source.stated
-        ),
+        inputs=_with_files(inputs, job.listing),
         environment=environment.id,
         status=event.status,
         reason=event.reason,

@@ -30,7 +30,7 @@ def data(
         def tell(what: str, done: int, total: int) -> None:
             status.update(f"looking at {what}, {done}/{total}")
 
-        found = survey.look(folder.expanduser(), cache_folder(), only=dataset, gpu=bool(describe().gpus), report=tell)
+        found = survey.look(at_home(folder), cache_folder(), only=dataset, gpu=bool(describe().gpus), report=tell)
     if as_json:
         print(json.dumps(survey.as_json(found), indent=1))
     else:

@@ -44,7 +44,7 @@ def remembered(cache: Path, kind: str, paths: list[Path], find: Callable[[], lis
 
 def load(path: Path) -> Any:
     """What `save` kept; None where there is nothing, or nothing whole."""
-    with suppress(OSError, ValueError):
+    with suppress(OSError, ValueError, RecursionError):
         return json.loads(path.read_text(encoding="utf-8"))
     return None
 

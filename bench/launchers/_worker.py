@@ -16,7 +16,7 @@ from multiprocessing.context import ForkServerContext, ForkServerProcess
 from bench.launchers import _lives
 from bench.launchers.contract import Event, Finished, Job, Progress, Said, Settings
 from bench.plan import oom
-from bench.plan.environment import SPIN
+from bench.plan.variables import SPIN
 
 POLL_S = 0.2
 ENDS_S = 5.0
@@ -97,10 +97,11 @@ class Workers:
         process = self.context.Process(
             target=_in_session, args=(_work, job, self.settings, threads, theirs), daemon=True
         )
-        started, clock = datetime.now(UTC).isoformat(timespec="seconds"), time.monotonic()
         # An interrupt half-way through the handshake would leave the server with a broken connection to complain about.
         with _interrupt_later():
             process.start()
+        # By now the server has forked it. The first waits until the server has torch loaded, which is none of its time.
+        started, clock = datetime.now(UTC).isoformat(timespec="seconds"), time.monotonic()
         theirs.close()
         self.running.append(Worker(job, process, ours, started, clock, kills=oom.kills()))
         return self.running[-1]

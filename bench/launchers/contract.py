@@ -24,7 +24,7 @@ class Job:
     recipe: what it states, where its name in the cell stands for a file of the user's. data: what the record says of
     the data set beyond its name. without: pictures that are left out of training. vary: fields beyond the cell's title
     that differ within the plan, and so belong to this job's title. trained: the file of a kept model, where the cell's
-    weights are of one.
+    weights are of one. listing: digest of the files that a training sees; "" where none lie on disk.
     """
 
     measure: Measure
@@ -36,6 +36,7 @@ class Job:
     data: str = ""
     without: tuple[str, ...] = ()
     trained: Path | None = None
+    listing: str = ""
 
     def title(self) -> str:
         """Short text for people, different for every job of a plan."""

@@ -21,27 +21,40 @@ from bench.data._subset import Without
 from bench.data.contract import Dataset, Split, Task
 from bench.data.examine import Examined
 from bench.data.examine import examine as look
-from bench.errors import DataError, UserError, printable
+from bench.errors import DataError, UserError, at_home, printable
 
 LISTED = 20
 """Broken files that a message names; the others it counts."""
 
 
 class Roots:
-    """The folders that ``--data-root`` named: ``FOLDER`` that is a data set or holds some, ``NAME=FOLDER`` for one."""
+    """The folders that ``--data-root`` named: ``FOLDER`` that is a data set or holds some, ``NAME=FOLDER`` for one.
+
+    A folder that is there is one, whatever it is called; else what comes before the first "=" is a name, unless it has
+    a slash.
+
+    Raises:
+        UserError: what is no folder, or may be either.
+    """
 
     def __init__(self, arguments: Sequence[str] = ()) -> None:
         self.named: dict[str, Path] = {}
         self.parents: list[Path] = []
         for argument in arguments:
-            name, equals, folder = ("", "", argument) if Path(argument).is_dir() else argument.partition("=")
-            path = Path(folder if equals else argument).expanduser()
-            if not path.is_dir():
-                raise UserError(f"--data-root {argument}: {path} is no folder")
-            if equals:
-                self.named[name] = path
+            whole = at_home(argument)
+            name, equals, folder = argument.partition("=")
+            named = at_home(folder) if equals and name and folder and "/" not in name else None
+            if named is not None and named.is_dir() and whole.is_dir():
+                raise UserError(
+                    f"--data-root {argument} is a folder, and may be data set {name} in {folder}: "
+                    f"write ./{argument} for the one, {name}={named.absolute()} for the other"
+                )
+            if named is None or whole.is_dir():
+                self.parents.append(whole)
             else:
-                self.parents.append(path)
+                self.named[name] = whole = named
+            if not whole.is_dir():
+                raise UserError(f"--data-root {argument}: {whole} is no folder")
 
     def recognised(self) -> tuple[str, frozenset[Task]]:
         """The data set that the folders are, where none was named, and the tasks that it serves.
@@ -74,6 +87,11 @@ class Roots:
         if not entry.facts["root"]:
             _variant(entry, instance)
             return dataset, None
+        if "/" in instance or instance in (".", ".."):
+            raise UserError(
+                f"data set {dataset}: what follows the colon is the name of a folder and no path; say where it is with "
+                f"--data-root FOLDER or --data-root NAME=FOLDER, and --dataset {layout}:NAME"
+            )
         wanted = instance or layout
         for name in (dataset, wanted):
             if name in self.named:

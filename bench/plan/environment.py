@@ -15,19 +15,12 @@ from typing import Any
 
 from bench.catalogue import ROOT
 from bench.errors import UserError
+from bench.plan.variables import speed
 
 _PACKAGES = ("torch", "torchvision", "timm", "numpy", "segmentation-models-pytorch", "faster-coco-eval")
 # What the kernel calls the instructions that make a narrow type fast; a dtype works without them, only slowly.
 _BF16_FLAGS = ("amx_bf16", "avx512_bf16", "bf16")
 _FP16_FLAGS = ("amx_fp16", "avx512_fp16", "fphp")
-_THREAD_VARIABLES = ("OMP_NUM_THREADS", "OMP_WAIT_POLICY", "MKL_NUM_THREADS", "KMP_AFFINITY", "GOMP_CPU_AFFINITY")
-
-SPIN = {"GOMP_SPINCOUNT": "50000", "KMP_BLOCKTIME": "2"}
-"""How long an idle thread of OpenMP keeps its CPU busy before it sleeps: 1 to 3 ms, of GNU's and of LLVM's library.
-
-Their own choice is 5 to 15 ms and 200 ms, for which the threads of one cell would compete with those of the next one.
-Between two operations of a pass there is far less, so that no thread falls asleep within one. Workers run with it, and
-what a user sets instead is part of the environment."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +36,7 @@ class Environment:
         memory_gib: physical memory in GiB.
         gpus: models of NVIDIA GPUs, as nvidia-smi names them.
         dtypes: number formats that the CPU has instructions for.
-        variables: environment variables that steer threads, where they are set.
+        variables: environment variables that change speed, where they are set; of paths in them the last part.
         system: operating system and architecture.
         python: version.
         packages: versions of the libraries that models and metrics come from.
@@ -71,7 +64,8 @@ class Environment:
         """One line for a table's heading."""
         device = ", ".join(self.gpus) or f"{self.cpu}, {self.cores} cores"
         versions = " ".join(f"{name} {self.packages[name]}" for name in ("torch", "timm") if name in self.packages)
-        return f"{device}, {self.memory_gib:.0f} GiB, {versions}"
+        variables = "".join(f", {name}={_short(value)}" for name, value in sorted(self.variables.items()))
+        return f"{device}, {self.memory_gib:.0f} GiB, {versions}{variables}"
 
     def slug(self) -> str:
         """Name of this machine's folder under ``results/``."""
@@ -88,11 +82,7 @@ def describe() -> Environment:
         "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
         "gpus": _gpus(),
         "dtypes": ["fp32", *_fast("bf16", flags, _BF16_FLAGS), *_fast("fp16", flags, _FP16_FLAGS)],
-        "variables": {
-            name: os.environ[name]
-            for name in (*_THREAD_VARIABLES, *SPIN)
-            if name in os.environ and os.environ[name] != SPIN.get(name)
-        },
+        "variables": speed(os.environ),
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
         "packages": {name: version for name in _PACKAGES if (version := installed(name))},
@@ -148,6 +138,10 @@ def busy(seconds: float = 0.25) -> float | None:
         return None
     share = 1 - (idle_after - idle) / max(1, total_after - total)
     return share * (os.cpu_count() or 1)
+
+
+def _short(text: str, most: int = 40) -> str:
+    return text if len(text) <= most else text[: most - 1] + "…"
 
 
 def _digests(facts: dict[str, Any], git: str) -> tuple[str, str]:

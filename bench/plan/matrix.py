@@ -18,12 +18,13 @@ import itertools
 import math
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from bench import catalogue
-from bench.errors import UserError, unknown
+from bench.errors import UserError, shown, unknown
 from bench.plan import recipe, toml, weights
 from bench.plan.cell import ATTENTION, COMPILE, DEFAULTS, DEVICES, DTYPES, FORMATS, PADDING, RESAMPLING, WINDOWS, Cell
 from bench.plan.environment import Environment
@@ -187,8 +188,10 @@ def _beside(block: Mapping[str, Any], folder: Path) -> Mapping[str, Any]:
     """Recipe files that a matrix file names lie beside it, unless there is none there."""
 
     def found(value: Any) -> Any:
-        file = isinstance(value, str) and value.endswith(recipe.ENDING) and (folder / value).is_file()
-        return str(folder / value) if file else value
+        if isinstance(value, str) and value.endswith(recipe.ENDING):
+            with suppress(OSError, ValueError):  # no file is called so
+                return str(folder / value) if (folder / value).is_file() else value
+        return value
 
     given = block.get("recipe")
     if given is None:
@@ -224,7 +227,7 @@ def _value(axis: str, value: Any, where: str) -> Any:
 
 def _text(value: Any) -> str:
     if not isinstance(value, str):
-        raise UserError(f"a name is wanted, {value!r} came")
+        raise UserError(f"a name is wanted, {shown(value)} came")
     return value
 
 
@@ -235,19 +238,19 @@ def _one_of(kind: str, value: Any, known: Sequence[str]) -> Any:
 
 
 def _number(value: Any, least: int, most: int) -> int:
-    if isinstance(value, bool) or not re.fullmatch(r"[+-]?\d+", str(value)) or not least <= int(value) <= most:
-        raise UserError(f"a whole number from {least} to {most} is wanted, {value!r} came")
+    if isinstance(value, bool) or not re.fullmatch(r"[+-]?\d{1,20}", str(value)) or not least <= int(value) <= most:
+        raise UserError(f"a whole number from {least} to {most} is wanted, {shown(value)} came")
     return int(value)
 
 
 def _resolution(value: Any) -> tuple[int, int]:
-    match = re.fullmatch(r"(\d+)(?:[xX](\d+))?", str(value))
+    match = re.fullmatch(r"(\d{1,20})(?:[xX](\d{1,20}))?", str(value))
     if not match or isinstance(value, bool):
-        raise UserError(f"a resolution like 224 or 384x640 (height x width, in pixels) is wanted, {value!r} came")
+        raise UserError(f"a resolution like 224 or 384x640 (height x width, in pixels) is wanted, {shown(value)} came")
     height = int(match[1])
     width = int(match[2] or match[1])
     if not (1 <= height <= LARGEST and 1 <= width <= LARGEST):
-        raise UserError(f"a side has 1 to {LARGEST} pixels, {value!r} came")
+        raise UserError(f"a side has 1 to {LARGEST} pixels, {shown(value)} came")
     return height, width
 
 
@@ -267,8 +270,8 @@ def _recipe(value: Any) -> str:
 def _device(value: Any) -> str:
     kind, colon, index = _text(value).partition(":")
     _one_of("device", kind, DEVICES)
-    if colon and not index.isdigit():
-        raise UserError(f"a device like cuda or cuda:1 is wanted, {value!r} came")
+    if colon and not re.fullmatch("[0-9]{1,4}", index):
+        raise UserError(f"a device like cuda or cuda:1 is wanted, {shown(value)} came")
     return value
 
 

@@ -17,7 +17,7 @@ from typing import Any
 from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
 
-from bench.errors import UserError
+from bench.errors import UserError, at_home
 from bench.plan.cell import Cell
 from bench.plan.recipe import Recipe
 
@@ -84,7 +84,7 @@ def read(path: Path) -> Kept:
     try:
         with safe_open(path, framework="numpy") as file:
             found = json.loads((file.metadata() or {}).get(METADATA, "{}"))
-    except (SafetensorError, OSError, ValueError) as error:
+    except (SafetensorError, OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path} cannot be read as a kept model: {error}") from error
     try:
         return Kept(
@@ -145,7 +145,7 @@ def opened(name: str | Path, results: Iterable[Path] = (RESULTS,)) -> Kept:
     """
     text = str(name)
     if text.endswith(ENDING):
-        path = Path(text).expanduser()
+        path = at_home(text)
         if not path.is_file():
             raise UserError(f"there is no model {path} (looked from {Path.cwd()})")
     else:

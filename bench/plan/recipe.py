@@ -8,7 +8,6 @@ goes by that whole text in records and tables.
 import hashlib
 import json
 import re
-import tomllib
 from functools import cache
 from itertools import takewhile
 from pathlib import Path
@@ -17,7 +16,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from bench.catalogue import first_sentence
-from bench.errors import UserError, unknown
+from bench.errors import UserError, at_home, shown, unknown
 from bench.plan import toml
 
 FOLDER = Path(__file__).resolve().parent.parent / "recipes"
@@ -348,8 +347,8 @@ def _parsed(value: str) -> tuple[str, dict[str, Any]]:
 
 def _value(text: str) -> Any:
     try:
-        return tomllib.loads(f"x = {text}")["x"]
-    except tomllib.TOMLDecodeError:
+        return toml.parse(f"x = {text}")["x"]
+    except ValueError:
         return text
 
 
@@ -358,7 +357,7 @@ def _changed(stated: Recipe, changes: dict[str, Any], where: str) -> Recipe:
 
 
 def _path(base: str) -> Path:
-    return Path(base).expanduser() if base.endswith(ENDING) else FOLDER / f"{check(base)}{ENDING}"
+    return at_home(base) if base.endswith(ENDING) else FOLDER / f"{check(base)}{ENDING}"
 
 
 def _table(path: Path, task: str) -> Recipe:
@@ -375,7 +374,7 @@ def _read(path: Path) -> dict[str, Recipe]:
         if key not in TASKS:
             raise UserError(f"{path}: {unknown('table', key, TASKS)}")
         if not isinstance(value, dict):
-            raise UserError(f"{path}: [{key}] has to be a table of a recipe's fields, {value!r} came")
+            raise UserError(f"{path}: [{key}] has to be a table of a recipe's fields, {shown(value)} came")
     found = {task: _recipe(value, f"{path}, [{task}]") for task, value in document.items()}
     if "detection" in found and found["detection"].windows is not None:
         raise UserError(f"{path}, [detection]: windows are of segmentation; boxes are found in the whole picture")
@@ -392,4 +391,4 @@ def _recipe(stated: dict[str, Any], where: str) -> Recipe:
         if not wrong["loc"]:
             raise UserError(f"{where}: {wrong['msg'].removeprefix('Value error, ')}") from error
         key = ".".join(map(str, wrong["loc"]))
-        raise UserError(f"{where} {key}: {wrong['msg']} (came: {wrong['input']!r})") from error
+        raise UserError(f"{where} {key}: {wrong['msg']} (came: {shown(wrong['input'])})") from error

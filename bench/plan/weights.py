@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Literal
 
 from bench.catalogue import Entry
-from bench.errors import UserError, unknown
+from bench.errors import UserError, at_home, shown, unknown
 from bench.plan import models, packages
 
 RANDOM = "random"
@@ -52,6 +52,13 @@ class Source:
     tag: str = ""
 
 
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # nothing can be called so
+        return False
+
+
 def check(value: object) -> str:
     """A value of the axis ``weights``, as it was given.
 
@@ -59,7 +66,7 @@ def check(value: object) -> str:
         UserError: it is none, or names a file that is not there.
     """
     if not isinstance(value, str):
-        raise UserError(f"weights are a text ({', '.join(_CHOICES)}), {value!r} came")
+        raise UserError(f"weights are a text ({', '.join(_CHOICES)}), {shown(value)} came")
     if value in (RANDOM, PRETRAINED) or re.fullmatch(rf"{PRETRAINED}:[\w.+-]+", value):
         return value
     if value.startswith(PACKAGE):
@@ -68,7 +75,7 @@ def check(value: object) -> str:
     if re.fullmatch(rf"{TRAINED}[0-9a-f]{{{models.LEAST},{models.DIGITS}}}", value):
         return value  # where to look for it is known to who plans
     if value.endswith(ENDINGS):
-        if not Path(value).expanduser().is_file():
+        if not _is_file(at_home(value)):
             raise UserError(f"weights '{value}': there is no such file (looked from {Path.cwd()})")
         return value
     raise unknown("weights", value, _CHOICES)
@@ -107,7 +114,7 @@ def source(entry: Entry, value: str, cache: Path, trained: Path | None = None) -
         return _trained(entry, trained or resolve(value, (models.RESULTS,))[1])
     name, _, tag = value.partition(":")
     if name != PRETRAINED:
-        return Source("file", Path(value).expanduser())
+        return Source("file", at_home(value))
     space, colon, member = entry.name.partition(":")
     for library, ending in _LIBRARIES.items():
         architecture = entry.facts.get(library) or (member.partition(".")[0] if colon and space == library else "")

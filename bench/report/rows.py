@@ -32,6 +32,7 @@ from bench.report.known import OfOne, classes, names, numbers, timed
 from bench.report.roofline import UNKNOWN, Roofline, roofline
 from bench.stats.family import ALONE, Family, claimed, family
 from bench.stats.ranking import Noise, Rank, Stat, pooled, ranked, stat
+from bench.store import listings
 from bench.store.record import STATUSES, Record, better
 from bench.store.store import ENVIRONMENTS, RECORDS, Store, no_collection, say_lost
 
@@ -307,7 +308,7 @@ def gather(folder: Path, records: Iterable[Record], described: Mapping[str, Envi
     left_out: Counter[str] = Counter()
     groups: dict[str, list[Record]] = defaultdict(list)
     revise, unusable = _Times(), _Unusable()
-    for record in map(revise, records):
+    for record in map(revise, listings.completed(records, listings.known(folder))):
         if reason := unusable(record) or ("" if record.environment in described else _NOWHERE):
             left_out[reason] += 1
         else:
@@ -513,7 +514,7 @@ def _files(record: Record) -> Iterator[tuple[tuple[Any, ...], str]]:
     """
     for name, text in record.inputs.items():
         # What revision a record is of is part of its names by now.
-        if name not in ("dataset", "levels", *source.NAMES) and not name.endswith(" revision"):
+        if name not in ("dataset", "levels", listings.INPUT, *source.NAMES) and not name.endswith(" revision"):
             yield (name, record.fields.get(name), _task(record.fields)), text
     for name in source.KINDS:
         if name in record.fields:
@@ -524,6 +525,8 @@ def _files(record: Record) -> Iterator[tuple[tuple[Any, ...], str]]:
         masks = bool(facts.get("masks", False))
         key = ("dataset", record.fields["dataset"], facts.get("task"), record.measure, masks)
         yield key, record.inputs.get("dataset", "")
+    if listings.INPUT in record.inputs:
+        yield (listings.INPUT, record.fields["dataset"], _task(record.fields)), record.inputs[listings.INPUT]
 
 
 def _current(records: Sequence[Record], left_out: Counter[str]) -> list[Record]:

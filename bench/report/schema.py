@@ -32,6 +32,7 @@ Everything that densebench has measured lies in `results/<machine>/`. The record
 _FILES = {
     "records.jsonl": "every measurement, one JSON object a line, appended and never changed",
     "environments.jsonl": "the machine and software that records name, likewise",
+    "listings.json": "the files that trainings on data on disk saw whose records do not say it, by task and data set",
     "images/DIGEST.npz": "what is kept of every validation image of an accuracy, by which models are compared on the "
     "same images; named by the digest of its bytes",
     "pictures/*.png": "predictions that were drawn",
@@ -62,6 +63,10 @@ measured does not replace a figure, nor a figure in company one that was taken a
   below).
 - **An edited recipe** has another digest, and is measured again. Tables show one state of it: today's, or else the last
   one measured.
+- **Other data under the same name** are another question: the record of a training on data on disk says by a digest
+  which files it saw (names and sizes of pictures and labels of train and val, and the names of classes). Records from
+  before they said it keep counting: the first run that meets the data writes into `listings.json` which files these are
+  taken to have seen, those of that day. Tables show one state of the data, the last one measured.
 - **An edited backbone or head** is measured again, whatever was measured of it: its *source* is the code of its file
   and of all that this imports, one from the other, out of `backbones/`, `heads/` and the package that it is in;
   comments, docstrings, layout and the catalogue's entries of other names apart. Its digest is an input where it is none

@@ -27,7 +27,7 @@ from bench.plan import environment as environments
 from bench.plan import models
 from bench.plan.environment import Environment
 from bench.plan.measure import IMAGES, MODEL, measures
-from bench.store import checks, images
+from bench.store import checks, images, listings
 from bench.store.checks import Refused
 from bench.store.record import Record, parse
 from bench.store.store import ENVIRONMENTS, RECORDS, Store, Writer, plain
@@ -154,6 +154,8 @@ class _Merge:
         self.done = Merged(source, folder)
         self.store = Store(folder)
         self.known: set[bytes] = set()
+        self.own: listings.Listings = {}
+        self.theirs: listings.Listings = {}
         self.there: set[str] = set()
         self.described: dict[str, Environment] = {}
         self.ready: list[tuple[str, str]] = []
@@ -168,7 +170,9 @@ class _Merge:
             if self.write and (self.folder / RECORDS).exists():
                 self._begin()  # before it is read: nobody else writes to it meanwhile
             self.there = set(self.store.environments())
-            self.known = {_identity(record) for record in self.store.stream()}
+            self.own = listings.known(self.folder)
+            self.known = {_identity(listings.complete(record, self.own)) for record in self.store.stream()}
+            self.theirs = self._listings()
             for name, environment in self._environments():
                 self.described[name] = environment
             for number, line in self._lines(RECORDS):
@@ -222,6 +226,21 @@ class _Merge:
                     )
                 yield found.id, found
 
+    def _listings(self) -> listings.Listings:
+        """The files that trainings saw whose records do not say it."""
+        try:
+            with _opened(self.source / listings.FILE) as file:
+                return listings.parse(file.read(LINE))
+        except FileNotFoundError:
+            return {}
+        except Refused as why:
+            self.done.refuse(listings.FILE, why)
+        except ValueError as error:
+            self.done.refuse(listings.FILE, Refused("is none that a run has written", error))
+        except OSError as error:
+            raise UserError(f"{self.source / listings.FILE} cannot be read ({error.strerror})") from error
+        return {}
+
     def _record(self, text: bytes) -> None:
         """Take a record, or see that it is there.
 
@@ -235,8 +254,11 @@ class _Merge:
         model = record.values.get(MODEL)
         if self.kept and isinstance(model, str):
             self.models.add(model)
+        of = listings.subject(record)
+        if of is not None and of in self.theirs and self.theirs[of] != self.own.get(of):
+            record = listings.complete(record, self.theirs)  # what goes without saying there does not here
         line = record.line()
-        identity = _identity(_read_back(line))
+        identity = _identity(listings.complete(_read_back(line), self.own))
         if identity in self.known:
             self.done.there += 1
             self._describe(record.environment)  # one's own description of it may be lost

@@ -31,6 +31,8 @@ INPUTS: Mapping[str, str] = {
     "weights": "the first 12 hexadecimal digits of the SHA-256 of the weights' file",
     "dataset": "what is to be said of the data set beyond its name: its version, which images are val, which were left "
     "out of training",
+    "files": "digest of the names and sizes of the files of train and val and of the names of classes, of trainings on "
+    "data on disk; without it those in `listings.json`, of when records began to say it",
     "levels": '"normed": the raw levels of a residual stream get norms on their way to the head; before, they had none',
     "backbone revision": "number of the revision of the backbone's training; without it the first",
     "head revision": "likewise of the head",

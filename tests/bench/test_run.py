@@ -344,6 +344,35 @@ def test_roots_name_the_instance(tmp_path):
         Roots([str(tmp_path / "nowhere")])
 
 
+def test_folders_with_an_equals_sign_are_folders(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("a=b", "bccd", "voc=bccd"):
+        (tmp_path / name).mkdir()
+    within = Roots([str(tmp_path / "a=b")])
+    assert (within.parents, within.named) == ([tmp_path / "a=b"], {})
+    named = Roots([f"cells={tmp_path / 'a=b'}"])
+    assert (named.parents, named.named) == ([], {"cells": tmp_path / "a=b"})
+    with pytest.raises(UserError, match=rf"{tmp_path}/no=folder is no folder"):
+        Roots([str(tmp_path / "no=folder")])
+    for nothing in ("cells=", "=bccd"):
+        with pytest.raises(UserError, match=rf"--data-root {nothing}: {nothing} is no folder"):
+            Roots([nothing])
+    with pytest.raises(UserError, match=r"write ./voc=bccd for the one, voc=/.*/bccd for the other"):
+        Roots(["voc=bccd"])
+    assert Roots(["./voc=bccd"]).named == {}
+    assert Roots([f"voc={tmp_path / 'bccd'}"]).resolve("voc") == ("voc:bccd", tmp_path / "bccd")
+
+
+@pytest.mark.parametrize("instance", ["../../x", "..", ".", "/etc", "a/b"])
+def test_an_instance_is_the_name_of_a_folder_and_leads_nowhere_else(tmp_path, instance):
+    root = tmp_path / "data"
+    for folder in (root / "a" / "b", tmp_path.parent / "x"):
+        folder.mkdir(parents=True, exist_ok=True)
+    for roots in (Roots([str(root)]), Roots([f"x={root}"]), Roots()):
+        with pytest.raises(UserError, match="what follows the colon is the name of a folder and no path"):
+            roots.resolve(f"coco:{instance}")
+
+
 def test_time_left_follows_what_was_measured_and_what_runs(question, tmp_path):
     plan = run.plan(question.override({"measure": ["accuracy"]}), HERE, Store(tmp_path / "m"), Roots())
     first, *_ = (planned.job for planned in plan.planned)

@@ -6,7 +6,9 @@ import sys
 import textwrap
 import time
 from dataclasses import replace
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -115,6 +117,24 @@ def test_what_runs_out_of_memory_beside_others_is_tried_once_more_alone(tmp_path
         ("wants_the_machine", "ok"),
         ("wants_the_machine", "ok"),
     ]
+
+
+def test_what_the_first_job_waits_for_the_server_of_workers_is_none_of_its_time(tmp_path, monkeypatch):
+    """It loads torch, for seconds, or minutes from a slow disk; a process is started once it is done with that."""
+    monkeypatch.setattr(_worker, "_work", misbehaving.work)
+    loading = [0.0]
+    clock = SimpleNamespace(monotonic=lambda: time.monotonic() + loading[0], sleep=time.sleep)
+    start = ForkServerProcess.start
+
+    def late(process):
+        loading[0] += 1000
+        start(process)
+
+    monkeypatch.setattr(_worker, "time", clock)
+    monkeypatch.setattr(ForkServerProcess, "start", late)
+    (ended,) = (event for event in launch(tmp_path, [job("good")]) if isinstance(event, Finished))
+    assert (ended.status, ended.values) == ("ok", {"x": 1.0})
+    assert ended.wall_s < 1000
 
 
 def test_closing_the_launcher_ends_its_workers(tmp_path, monkeypatch):

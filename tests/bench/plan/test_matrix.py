@@ -5,7 +5,7 @@ import pytest
 
 from bench.errors import UserError
 from bench.plan import matrix
-from bench.plan.environment import SPIN, describe
+from bench.plan.environment import describe
 
 BLOCK = """
 question = "Which?"
@@ -123,17 +123,6 @@ def test_every_matrix_of_the_house_loads_and_asks_a_question(name):
     loaded = matrix.load(name)
     assert re.search(r"\w.*\?", loaded.question, re.DOTALL)
     assert cells(loaded)
-
-
-def test_how_threads_wait_is_part_of_the_environment_unless_it_is_as_the_suite_has_it(monkeypatch):
-    for name in SPIN:
-        monkeypatch.delenv(name, raising=False)
-    usual = describe()
-    monkeypatch.setenv("GOMP_SPINCOUNT", SPIN["GOMP_SPINCOUNT"])
-    assert describe().comparable == usual.comparable
-    monkeypatch.setenv("GOMP_SPINCOUNT", "1")
-    assert describe().variables["GOMP_SPINCOUNT"] == "1"
-    assert describe().comparable != usual.comparable
 
 
 def test_too_many_cells_are_counted_and_not_made(write, monkeypatch):
