@@ -25,9 +25,6 @@ from bench.store import listings, states
 from bench.store.record import SENTENCE, SETTLED, Record, better, question, sayable
 from bench.store.store import Store, Writer, plain, say_lost
 
-_ENDED = frozenset({"ok", "unsupported", "invalid"})
-"""After these a training has no use for its state; after the others the next run goes on from it."""
-
 
 @dataclass(frozen=True)
 class Planned:
@@ -48,6 +45,7 @@ class Plan:
     """Every distinct measurement of a matrix, in its order, and how many cells share them.
 
     older: files that older trainings are taken to have seen, of which that is not stated yet (`bench.store.listings`).
+    nodes: machines like ``environment`` that measure side by side.
     """
 
     cells: int
@@ -55,6 +53,7 @@ class Plan:
     environment: Environment
     matrix: str = ""
     older: listings.Listings = field(default_factory=dict)
+    nodes: int = 1
 
     @property
     def todo(self) -> list[Planned]:
@@ -296,23 +295,22 @@ def run(
     with store.writing() as writer:
         for note in writer.repaired:
             say(note)
-        if plan.environment.id not in store.environments():
-            writer.environment(as_json(plan.environment))
         listings.state(store.folder, plan.older)
-        ledger = _Ledger(plan, writer)
+        ledger = _Ledger(plan, writer, store.environments())
         try:
             looking = bool(ledger.latest)
             if looking and plan.todo:
                 look(ledger.latest.values())
             for jobs in _phases(plan, ledger, show):
                 anchors = _anchors(jobs, _answers(store, plan.environment, store.records()))
-                anchored = replace(settings, anchors=anchors, environment=plan.environment.id)
+                here = plan.environment
+                anchored = replace(settings, anchors=anchors, environment=here.id, comparable=here.comparable)
                 with closing(catalogue.get("launchers", launcher).load().launch(jobs, anchored)) as events:
                     for event in events:
                         if isinstance(event, Finished):
                             event = _clean(event)  # noqa: PLW2901 - as all that follows sees it
                             ledger.keep(event)
-                            if event.status in _ENDED:
+                            if event.status in states.ENDED:
                                 states.remove(states.path(settings.cache, event.job.key, plan.environment.id))
                         show(event)
                         if looking and isinstance(event, Finished):
@@ -329,18 +327,27 @@ def run(
 class _Ledger:
     """The last record of every measurement of a plan: those that were there, and those that are written now."""
 
-    def __init__(self, plan: Plan, writer: Writer) -> None:
+    def __init__(self, plan: Plan, writer: Writer, described: Iterable[str]) -> None:
         self.plan = plan
         self.writer = writer
+        self.described = set(described)
+        self._describe(plan.environment)
         self.latest = {planned.job.key: planned.done for planned in plan.planned if planned.done is not None}
 
     def keep(self, event: Finished) -> None:
         """Write the record of an event; one of what the matrix alone had crossed says so."""
         if self.plan.only_crossed(event):
             event = replace(event, values={**event.values, CROSSED: self.plan.matrix})
-        record = _storable(event, self.plan.environment)
+        environment = event.environment or self.plan.environment
+        self._describe(environment)
+        record = _storable(event, environment)
         self.writer.record(record)
         self.latest[event.job.key] = record
+
+    def _describe(self, environment: Environment) -> None:
+        if environment.id not in self.described:
+            self.described.add(environment.id)
+            self.writer.environment(as_json(environment))
 
 
 def _phases(plan: Plan, ledger: _Ledger, show: Callable[[Event], None]) -> Iterator[list[Job]]:
@@ -599,7 +606,7 @@ def seconds_left(plan: Plan, finished: Iterable[Finished], running: Mapping[str,
         running: job key -> (seconds since its start, share that it has done, 0 to 1).
 
     A measurement is taken to last as long as the mean of its measure and recipe so far, running ones at their present
-    pace included; before there is any, as long as its measure says. Shared ones run one a core.
+    pace included; before there is any, as long as its measure says. Shared ones run one a core, and all on all nodes.
     """
     jobs = {planned.job.key: planned.job for planned in plan.planned}
     pace: dict[tuple[str, str], list[float]] = {}
@@ -620,7 +627,7 @@ def seconds_left(plan: Plan, finished: Iterable[Finished], running: Mapping[str,
             alone += left
         else:
             shared += left
-    return alone + shared / plan.environment.cores
+    return (alone + shared / plan.environment.cores) / plan.nodes
 
 
 def duration(seconds: float) -> str:

@@ -2,6 +2,7 @@
 
 import json
 import signal
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -45,9 +46,17 @@ def run(
     ] = None,
     results: Results = Path("results"),
     machine: Annotated[
-        str | None, typer.Option(help="name of this machine's folder in the results; default: made from its GPU or CPU")
+        str | None,
+        typer.Option(
+            help="name of this machine's folder in the results; default: made from its GPU or CPU. Of a cluster's "
+            "kinds of machines: the one to measure"
+        ),
     ] = None,
-    launcher: Annotated[str, typer.Option(help="where cells run")] = "local",
+    launcher: Annotated[str, typer.Option(help="where cells run: local, or ray (the nodes of a cluster)")] = "local",
+    address: Annotated[
+        str | None,
+        typer.Option(help="of the cluster, HOST:PORT; default: RAY_ADDRESS, or the one that this machine is in"),
+    ] = None,
     target: Annotated[
         float, typer.Option(help="time until the 95 % confidence interval of the median is within this share", min=1e-4)
     ] = 0.01,
@@ -87,10 +96,10 @@ def run(
     """Run the benchmark matrix; what was measured before is not measured again."""
     from bench import run as running
     from bench.cache import cache_folder
+    from bench.launchers.contract import Settings
     from bench.plan import matrix as matrices
-    from bench.plan import models
     from bench.plan.dataset import Roots
-    from bench.plan.environment import busy, describe
+    from bench.plan.measure import Precision
     from bench.store.store import Store
 
     if as_json and not dry_run:
@@ -100,7 +109,6 @@ def run(
     one_of(json=as_json, csv=as_csv, wide=wide)
     if dry_run and (as_csv or wide):
         raise UserError(f"--{'csv' if as_csv else 'wide'} is of what was measured, and --dry-run measures nothing")
-    shown = err() if as_csv else out()  # rows alone, for a pipe
     axes = {
         "backbone": backbone,
         "head": head,
@@ -127,9 +135,6 @@ def run(
     if empty := [axis for axis, values in given.items() if not values]:
         raise UserError(f"--{empty[0]} was given without a value")
     question = matrices.load(matrix).override(given)
-    environment = describe()
-    folder = running.machine_folder(results, machine, environment)
-    store = Store(folder)
     roots = Roots(data_root or [])
     if data_root and dataset is None and question.embedded:
         name, tasks = roots.recognised()
@@ -142,51 +147,124 @@ def run(
         "force": force,
         "keep_models": keep_models,
     }
-    if dry_run:
-        _dry_run(_plan(question, environment, store, roots, **asked), as_json=as_json)
-        return
-    from bench.display import Display
-    from bench.launchers.contract import Settings
-    from bench.plan.measure import Precision
-    from bench.store import images
+    settings = Settings(
+        cache_folder(),
+        results,  # what is written lies in the machine's folder in it
+        timeout,
+        group,
+        Precision(target, budget, "refuse" if alone else "allow" if allow_company else "avoid"),
+        address=address or "",
+    )
+    kinds, name = _machines(launcher, address, machine, one=as_csv or as_json)
+    code = 0
+    for kind in kinds:
+        store = Store(running.machine_folder(results, name, kind.environment))
+        if dry_run:
+            _dry_run(_plan(question, kind.environment, store, roots, **asked), as_json=as_json)
+            continue
+        _mend(store)
+        plan = replace(_plan(question, kind.environment, store, roots, **asked), nodes=max(1, len(kind.nodes)))
+        shown = err() if as_csv else out()  # rows alone, for a pipe
+        _announce(question, plan, store.folder, kind, shown)
+        summary = _measure(plan, store, settings, launcher, shown, keep_models=keep_models)
+        ended = _after(store.folder, summary, measured=bool(plan.todo), strict=strict, wide=wide, as_csv=as_csv)
+        code = max(code, ended)
+        if summary.interrupted:
+            break
+    if code:
+        raise typer.Exit(code)
 
-    with store.writing() as writer:  # mends a torn store before it is read, and finds an unwritable folder at once
+
+def _machines(launcher: str, address: str | None, name: str | None, *, one: bool) -> tuple[list[Any], str | None]:
+    """The kinds of machines that a launcher measures on, and the name of their folder where that is not made from them.
+
+    Args:
+        launcher: its name.
+        address: of a cluster.
+        name: of the machine's folder; where there are several kinds, of the one that is wanted.
+        one: only one can be shown.
+
+    Raises:
+        UserError: no such launcher, cluster or kind, or one is to be chosen.
+    """
+    from bench import catalogue
+    from bench.launchers.contract import Machine
+    from bench.plan.environment import describe
+
+    entry = catalogue.get("launchers", launcher)
+    if not entry.facts.get("machines"):
+        if address is not None:
+            raise UserError(f"--address is of a cluster, and --launcher {launcher} measures on this machine")
+        return [Machine(describe())], name
+    with err().status("asking the nodes of the cluster who they are"):
+        kinds: list[Machine] = entry.load().machines(address or "")
+    if len(kinds) == 1:
+        return kinds, name
+    listed = "; ".join(f"{kind.environment.slug()} ({', '.join(kind.nodes)})" for kind in kinds)
+    chosen = [kind for kind in kinds if name in (None, kind.environment.slug())]
+    if not chosen:
+        raise UserError(f"--machine {name}: the cluster has no such kind of machines, but {listed}")
+    if one and len(chosen) > 1:
+        raise UserError(f"--csv and --json are of one machine; choose it with --machine: {listed}")
+    if len(chosen) > 1:
+        say(f"the cluster has {len(kinds)} kinds of machines, measured one after the other: {listed}")
+    return chosen, None
+
+
+def _mend(store: Any) -> None:
+    """Mend a torn store before it is read, and find an unwritable folder at once."""
+    with store.writing() as writer:
         for note in writer.repaired:
             say(note)
-    plan = _plan(question, environment, store, roots, **asked)
+
+
+def _announce(question: Any, plan: Any, folder: Path, kind: Any, shown: Any) -> None:
+    """What is asked, how much of it is to be made, and where."""
+    from bench.plan.environment import busy
+    from bench.run import duration, seconds_left
+
     todo = len(plan.todo)
     shown.print(question.question.strip().replace("\n", " "), style="italic")
     shown.print(
         f"{plan.cells} cells, {len(plan.planned)} measurements: {len(plan.planned) - todo} in {folder}, {todo} to make"
-        + (f", {running.duration(running.seconds_left(plan, (), {}))}" if todo else ""),
+        + (f", {duration(seconds_left(plan, (), {}))}" if todo else ""),
         soft_wrap=True,
     )
-    if any(planned.job.measure.exclusive for planned in plan.todo) and (cores := busy()) is not None and cores > 0.5:
-        say(f"other processes keep {cores:.1f} of {environment.cores} cores busy: what is timed now will be too slow")
-    for dataset_, note in plan.notes.items():
-        say(f"{dataset_}: {note}")
-    precision = Precision(target, budget, "refuse" if alone else "allow" if allow_company else "avoid")
-    settings = Settings(
-        cache_folder(),
-        folder / "pictures",
-        timeout,
-        group,
-        precision,
+    if kind.nodes:
+        nodes = f"{len(kind.nodes)} nodes" if len(kind.nodes) > 1 else "1 node"
+        shown.print(f"on {nodes}: {', '.join(kind.nodes)} ({kind.environment.title()})", soft_wrap=True)
+    elif any(planned.job.measure.exclusive for planned in plan.todo) and (cores := busy()) is not None and cores > 0.5:
+        of = plan.environment.cores
+        say(f"other processes keep {cores:.1f} of {of} cores busy: what is timed now will be too slow")
+    for dataset, note in plan.notes.items():
+        say(f"{dataset}: {note}")
+
+
+def _measure(plan: Any, store: Any, settings: Any, launcher: str, shown: Any, *, keep_models: bool) -> Any:
+    """Measure what a plan wants, with a display of how far it is."""
+    from bench import run as running
+    from bench.display import Display
+    from bench.plan import models
+    from bench.store import images, pictures
+
+    folder = store.folder
+    written = replace(
+        settings,
+        pictures=folder / pictures.FOLDER,
         images=folder / images.FOLDER,
         models=folder / models.FOLDER if keep_models else None,
     )
     with Display(plan, shown, folder) as display:
-        summary = running.run(
+        return running.run(
             plan,
             store,
-            settings,
+            written,
             launcher=launcher,
             show=display.show,
             say=say,
             look=display.look,
             files=display.files,
         )
-    _after(folder, summary, measured=todo > 0, strict=strict, wide=wide, as_csv=as_csv)
 
 
 def _plan(*asked: Any, **options: bool) -> Any:
@@ -197,7 +275,8 @@ def _plan(*asked: Any, **options: bool) -> Any:
         return plan(*asked, **options)
 
 
-def _after(folder: Path, summary: Any, *, measured: bool, strict: bool, wide: bool, as_csv: bool) -> None:
+def _after(folder: Path, summary: Any, *, measured: bool, strict: bool, wide: bool, as_csv: bool) -> int:
+    """Tables and pictures of what there is now, and what there is to say of the run; its exit code."""
     from bench.report import tables as made
     from bench.report.rows import read
 
@@ -234,11 +313,12 @@ def _after(folder: Path, summary: Any, *, measured: bool, strict: bool, wide: bo
             style="yellow",
             soft_wrap=True,
         )
-        raise typer.Exit(signals.code(summary.interrupted))
+        return signals.code(summary.interrupted)
     wanted = summary.missing_numbers if strict else summary.failed
     if wanted:
         err().print(f"{len(wanted)} of {len(summary.records)} measurements have no number", style="red")
-        raise typer.Exit(1)
+        return 1
+    return 0
 
 
 def _pictures(folder: Path, *, measured: bool) -> list[Path]:

@@ -5,6 +5,10 @@ A launcher is one file beside this one, free of torch, with a literal ``CATALOGU
 is ``exclusive`` must have the device to itself. Jobs of an ``interleaved`` measure take turns
 (`bench.plan.measure.Turn`) in rounds, one of them twice, and the events that end them say which ``session`` they shared
 and its ``noise_floor_pct``. Closing the generator ends what still runs.
+
+Jobs run on this machine, unless the launcher's ``CATALOGUE`` states ``"machines": True``. It then has a function
+``machines(address) -> list[Machine]``, runs jobs on the nodes that are comparable to `Settings.comparable`, says in
+`Finished.environment` where each ran, and brings files that a measure writes into the folders of the settings.
 """
 
 import hashlib
@@ -13,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from bench.plan.cell import Cell
+from bench.plan.environment import Environment
 from bench.plan.measure import Measure, Precision, Value
 from bench.plan.recipe import Recipe
 
@@ -58,7 +63,8 @@ class Settings:
     records are written together. precision: when an interleaved measure has enough. anchors: (measure, device) -> the
     job that takes part in every group of them; the first job of each where there is none. images: folder for what is
     kept of every image; None: nothing is. models: folder for trained models; None: none is kept. environment: id of
-    where the jobs run, which the state of a training is kept for; "": none is kept.
+    where the jobs run, which the state of a training is kept for; "": none is kept. comparable: what environments of
+    nodes have to share. address: of a cluster; "": the launcher knows where to look.
     """
 
     cache: Path
@@ -70,6 +76,16 @@ class Settings:
     images: Path | None = None
     models: Path | None = None
     environment: str = ""
+    comparable: str = ""
+    address: str = ""
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Machines that are comparable, as one: what they are, and the names of the nodes."""
+
+    environment: Environment
+    nodes: tuple[str, ...] = ()
 
 
 def anchor_digest(key: str) -> str:
@@ -105,7 +121,10 @@ class Said:
 
 @dataclass(frozen=True)
 class Finished:
-    """A job ended, one way or another; the fields are those of a record."""
+    """A job ended, one way or another; the fields are those of a record.
+
+    environment: where it ran; None: where it was planned.
+    """
 
     job: Job
     status: str
@@ -114,6 +133,7 @@ class Finished:
     wall_s: float
     values: Mapping[str, Value] = field(default_factory=dict)
     samples: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    environment: Environment | None = None
 
 
 Event = Started | Progress | Said | Finished

@@ -12,6 +12,8 @@ from pathlib import Path
 from bench.plan.environment import amount
 
 FOLDER, ENDING = "training", ".state"
+ENDED = frozenset({"ok", "unsupported", "invalid"})
+"""After a measurement of such a status its state is of no more use; after another the next run goes on from it."""
 DAYS = 14
 """After which a state that nobody has gone on from is removed."""
 VARIABLE, SECONDS = "DENSEBENCH_STATE_S", 120.0

@@ -4,7 +4,6 @@ A run that is cut off at any byte costs at most the line that was being written:
 moves the torn bytes aside and measures that cell again.
 """
 
-import fcntl
 import gc
 import io
 import json
@@ -20,6 +19,7 @@ import msgspec
 
 from bench.errors import UserError, remark
 from bench.plan.environment import Environment
+from bench.store.lock import Lock
 from bench.store.record import Record, Stored, parse
 
 RECORDS = "records.jsonl"
@@ -105,35 +105,34 @@ class Store:
 
     @contextmanager
     def writing(self) -> "Iterator[Writer]":
-        """The right to append, held by one process at a time.
+        """The right to append, held by one process at a time, on whichever machine (`bench.store.lock`).
 
         Raises:
             UserError: the folder cannot be written to, or another run holds it.
         """
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            lock = (self.folder / ".lock").open("w")
+            lock = Lock(self.folder)
         except OSError as error:
             raise UserError(
                 f"results folder {self.folder} cannot be written to ({error.strerror}); "
                 "make it writable or name another with --results"
             ) from error
-        with lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                raise UserError(f"another run is writing to {self.folder}; wait for it, or use --results") from error
-            writer = Writer(self.folder)
+        try:
+            writer = Writer(self.folder, lock)
             try:
                 yield writer
             finally:
                 writer.close()
+        finally:
+            lock.close()
 
 
 class Writer:
     """Appends whole lines; made by `Store.writing`."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, lock: Lock) -> None:
+        self._lock = lock
         self.repaired = [note for name in (RECORDS, ENVIRONMENTS) if (note := _repair(folder / name))]
         try:
             self._files = {name: (folder / name).open("ab", buffering=0) for name in (RECORDS, ENVIRONMENTS)}
@@ -156,8 +155,9 @@ class Writer:
         """All of the line (or of several) or nothing of it.
 
         Raises:
-            UserError: the disk is full, or refuses for another reason.
+            UserError: the disk is full or refuses for another reason, or the folder is another run's by now.
         """
+        self._lock.held()
         file = self._files[name]
         size = os.fstat(file.fileno()).st_size
         left = memoryview(line.encode())
