@@ -6,16 +6,16 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field, replace
-from functools import cache, cached_property
+from functools import cache, cached_property, reduce
 from pathlib import Path
 from typing import Any
 
-from bench import catalogue, signals
+from bench import answers, catalogue, signals
 from bench.cache import cache_folder
 from bench.data.contract import Task
 from bench.errors import UserError, printable
 from bench.launchers._order import first_look
-from bench.launchers.contract import Event, Finished, Job, Settings, anchor_digest
+from bench.launchers.contract import Event, Finished, Job, Settings
 from bench.plan import dataset, listing, models, recipe, source, weights
 from bench.plan.cell import FIELDS, IN_TITLE, Cell
 from bench.plan.environment import Environment, as_json
@@ -23,7 +23,7 @@ from bench.plan.matrix import Matrix
 from bench.plan.measure import CANNOT, CROSSED, MODEL, Measure, Value, measures
 from bench.store import listings, states
 from bench.store.record import SENTENCE, SETTLED, Record, better, question, sayable
-from bench.store.store import Store, Writer, plain, say_lost
+from bench.store.store import Store, Writer, plain
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Plan:
     """Every distinct measurement of a matrix, in its order, and how many cells share them.
 
     older: files that older trainings are taken to have seen, of which that is not stated yet (`bench.store.listings`).
-    nodes: machines like ``environment`` that measure side by side.
+    nodes: machines like ``environment`` that measure side by side. anchors: of the machine's records.
     """
 
     cells: int
@@ -54,6 +54,7 @@ class Plan:
     matrix: str = ""
     older: listings.Listings = field(default_factory=dict)
     nodes: int = 1
+    anchors: answers.Anchors = field(default_factory=answers.Anchors, compare=False)
 
     @property
     def todo(self) -> list[Planned]:
@@ -143,15 +144,14 @@ def plan(
         UserError: a data set cannot be found or is broken, a recipe is not for the weights, weights are of no kept
             model, or the store cannot be read.
     """
-    known = store.records()
-    answers = _answers(store, environment, known)
-    seen = listings.Seen(store.folder, known, lambda *of: listing.digest(*of, kept=cache_folder()))
+    seen = listings.Seen(store.folder, lambda *of: listing.digest(*of, kept=cache_folder()))
     results = (store.folder.parent, models.RESULTS)
     known_weights = cache(lambda value: weights.resolve(value, results))
     known_recipe = cache(recipe.resolve)  # a file is read once, however many cells name it
     known_source = cache(source.stated)
     cells: set[Cell] = set()
     planned: dict[str, Planned] = {}
+    questions: dict[str, list[answers.Key]] = {}
     for ask in matrix.asks(environment):
         head = catalogue.get("heads", ask.cell.head).facts
         task = head["task"]
@@ -180,16 +180,9 @@ def plan(
             if (before := planned.get(key)) is not None:
                 planned[key] = replace(before, chosen=before.chosen | ask.chosen)
                 continue
-            done = answers.get(key)
-            if files and seen.same(name, task):
-                done = _of_both(answers.get(question(measure.name, measure.version, fields, inputs)), done)
-            if done is not None and (
-                done.status not in SETTLED
-                or (retry and done.status != "ok")
-                or (done.company and (retry or alone == (done.status == "ok")))
-                or (keep_models and measure.trains and done.status == "ok" and not _model_of(done, store.folder))
-            ):
-                done = None
+            questions[key] = [answers.key(measure, fields, _with_files(inputs, files))]
+            if files and seen.same(name, task):  # what older records do not say
+                questions[key].insert(0, answers.key(measure, fields, inputs))
             # What is of the machine alone does not care for the cell that it came with.
             why = (refused if "dataset" in measure.fields else "") or (untrained if "recipe" in measure.fields else "")
             job = Job(
@@ -200,15 +193,28 @@ def plan(
                 trained=trained,
                 listing=files,
             )
-            planned[key] = Planned(job, done, why, ask.chosen)
+            planned[key] = Planned(job, None, why, ask.chosen)
+    known = answers.Known(store, environment, {one for asked in questions.values() for one in asked})
     vary = varying(cells)
-    named = tuple(_asked(replace(one, job=replace(one.job, vary=vary))) for one in planned.values())
-    return Plan(len(cells), named, environment, matrix.name, seen.to_state())
+    named = []
+    for key, one in planned.items():
+        done = _best(known.answer(asked) for asked in questions[key])
+        if done is not None and (
+            done.status not in SETTLED
+            or (retry and done.status != "ok")
+            or (done.company and (retry or alone == (done.status == "ok")))
+            or (keep_models and one.job.measure.trains and done.status == "ok" and not _model_of(done, store.folder))
+        ):
+            done = None
+        named.append(_asked(replace(one, done=done, job=replace(one.job, vary=vary))))
+    older = seen.to_state(known.silent)
+    return Plan(len(cells), tuple(named), environment, matrix.name, older, anchors=known.anchors)
 
 
-def _of_both(older: Record | None, one: Record | None) -> Record | None:
+def _best(records: Iterable[Record | None]) -> Record | None:
     """The better of two answers, the first of a record that does not say which files it saw."""
-    return older if one is None or (older is not None and better(older, one)) else one
+    found = [record for record in records if record is not None]
+    return reduce(lambda older, one: older if better(older, one) else one, found) if found else None
 
 
 def _fits(cell: Cell, stated: recipe.Recipe, task: Task) -> None:
@@ -302,8 +308,7 @@ def run(
             if looking and plan.todo:
                 look(ledger.latest.values())
             for jobs in _phases(plan, ledger, show):
-                anchors = _anchors(jobs, _answers(store, plan.environment, store.records()))
-                here = plan.environment
+                anchors, here = plan.anchors.of(jobs), plan.environment
                 anchored = replace(settings, anchors=anchors, environment=here.id, comparable=here.comparable)
                 with closing(catalogue.get("launchers", launcher).load().launch(jobs, anchored)) as events:
                     for event in events:
@@ -343,6 +348,7 @@ class _Ledger:
         record = _storable(event, environment)
         self.writer.record(record)
         self.latest[event.job.key] = record
+        self.plan.anchors.see(record)
 
     def _describe(self, environment: Environment) -> None:
         if environment.id not in self.described:
@@ -370,64 +376,6 @@ def _with_needed(names: Iterable[str]) -> list[Measure]:
         found |= {needed: measures()[needed] for needed in measures()[name].needs}
         found[name] = measures()[name]
     return list(found.values())
-
-
-def _answers(store: Store, environment: Environment, records: Iterable[Record]) -> dict[str, Record]:
-    known = {name: described.comparable for name, described in store.environments().items()}
-    known[environment.id] = environment.comparable  # its line may be lost; a run writes it again
-    answers: dict[str, Record] = {}
-    records = list(records)
-    say_lost(store.folder, records, known)
-    for record in records:
-        if known.get(record.environment) != environment.comparable:
-            continue
-        before = answers.get(record.key)
-        if before is None or better(record, before):
-            answers[record.key] = record
-    return answers
-
-
-def _anchors(jobs: Iterable[Job], answers: Mapping[str, Record]) -> dict[tuple[str, str], Job]:
-    """For each interleaved measure and device: the job that most of the machine's records were anchored to.
-
-    With it as anchor again, what is timed today is tied to what was timed before (`bench.report.claims`).
-    """
-    found: dict[tuple[str, str], Job] = {}
-    known_source = cache(source.stated)
-    for job in jobs:
-        kind = job.measure.name, job.cell.device
-        if not job.measure.interleaved or kind in found:
-            continue
-        alike = [
-            record
-            for record in answers.values()
-            if (record.measure, record.version, record.fields.get("device")) == (kind[0], job.measure.version, kind[1])
-            and record.status == "ok"
-            # Its network is built as it is today: one of another source would be another, and one without norms.
-            and ("levels" in record.inputs) == catalogue.normed(record.fields)
-            and source.said(record.fields, known_source) == source.of(record.inputs)
-        ]
-        used = Counter(record.values["anchor"] for record in alike if isinstance(record.values.get("anchor"), str))
-        for digest, _ in used.most_common():
-            record = next((one for one in alike if anchor_digest(one.key) == digest), None)
-            # Of a data set on disk only the folder that is named now is known.
-            layout = "" if record is None else record.fields["dataset"].partition(":")[0]
-            known = catalogue.entries("data").get(layout)  # it may be gone since
-            embedded = known is not None and not known.facts["root"]
-            if record is None or not (embedded or record.fields["dataset"] == job.cell.dataset):
-                continue
-            if record.fields.get("weights", job.cell.weights).startswith(weights.TRAINED) and (
-                record.fields["weights"] != job.cell.weights  # nor of a kept model that this job has no use for
-            ):
-                continue
-            # Of the user's own recipes likewise.
-            same = record.fields.get("recipe", job.cell.recipe) == job.cell.recipe
-            if same or record.fields["recipe"] in recipe.names():
-                cell, root = replace(job.cell, **record.fields), None if embedded else job.root
-                stated, data = job.recipe if same else None, "" if embedded else job.data
-                found[kind] = replace(job, cell=cell, key=record.key, root=root, recipe=stated, data=data)
-                break
-    return found
 
 
 _CHECKED: dict[tuple[str, str, Path | None], str] = {}

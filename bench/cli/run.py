@@ -12,6 +12,8 @@ from bench import signals
 from bench.cli.shared import Csv, Results, Wide, axis, err, one_of, out, say, split
 from bench.errors import UserError, printable
 
+LARGE_MIB = 300
+"""Size of a machine's records from which making tables of them all would take longer than many a run."""
 LEFT_OUT = 6
 """Combinations that a run names of those that it left out."""
 
@@ -278,23 +280,19 @@ def _plan(*asked: Any, **options: bool) -> Any:
 def _after(folder: Path, summary: Any, *, measured: bool, strict: bool, wide: bool, as_csv: bool) -> int:
     """Tables and pictures of what there is now, and what there is to say of the run; its exit code."""
     from bench.report import tables as made
-    from bench.report.rows import read
 
-    # This machine's folder alone: what lies wrong in another one is no business of this run.
-    done = made.report(folder)
-    reading = read(folder)
+    reading, tables = _tables(folder, summary)
     if as_csv:
         print(made.as_csv(reading.tables) if reading.tables else "", end="")
     else:
         for table in reading.tables:
             out().print(made.summary_table(table, wide=wide), soft_wrap=True)
     shown = err() if as_csv else out()
-    tables = [path for path in sorted(done.written + done.unchanged) if path.suffix == ".md"]
     shown.print(f"records: {folder / 'records.jsonl'}", soft_wrap=True)
     if tables:
         shown.print(f"tables:  {', '.join(map(str, tables))} (and .csv)", soft_wrap=True)
     # Who sends SIGTERM or SIGHUP does not wait long, and pictures take some seconds.
-    if pictures := _pictures(folder, measured=measured and summary.interrupted in (0, signal.SIGINT)):
+    if pictures := _pictures(folder, measured=measured and bool(tables) and summary.interrupted in (0, signal.SIGINT)):
         shown.print(f"picture: {', '.join(map(str, pictures))}", soft_wrap=True)
     for title, record in summary.missing_numbers.items():
         style = "yellow" if record.status == "unsupported" else "red"
@@ -319,6 +317,27 @@ def _after(folder: Path, summary: Any, *, measured: bool, strict: bool, wide: bo
         err().print(f"{len(wanted)} of {len(summary.records)} measurements have no number", style="red")
         return 1
     return 0
+
+
+def _tables(folder: Path, summary: Any) -> tuple[Any, list[Path]]:
+    """What is shown at the end, and the files of tables that were made: of this machine's folder alone.
+
+    What lies wrong in another one is no business of this run.
+    """
+    from bench.report import tables as made
+    from bench.report.rows import gather, read
+    from bench.store.store import Store
+
+    store = Store(folder)
+    if store.path.stat().st_size > LARGE_MIB * 2**20:
+        say(
+            f"{store.path} is larger than {LARGE_MIB} MiB: shown is what was asked for now, and files of tables are "
+            f"left as they are; `densebench report --results {folder}` makes them of all records"
+        )
+        return gather(folder, summary.records.values(), store.environments()), []
+    reading = read(folder)
+    done = made.write(reading)
+    return reading, [path for path in sorted(done.written + done.unchanged) if path.suffix == ".md"]
 
 
 def _pictures(folder: Path, *, measured: bool) -> list[Path]:

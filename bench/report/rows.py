@@ -298,7 +298,7 @@ def read(folder: Path) -> Reading:
     store = Store(folder)
     described = store.environments()
     records = store.records()
-    say_lost(folder, records, described)
+    say_lost(folder, Counter(record.environment for record in records), described)
     with no_collection():
         return gather(folder, records, described)
 

@@ -5,7 +5,7 @@ import io
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -75,32 +75,42 @@ def report(results: Path, *, check: bool = False) -> Result:
     Raises:
         UserError: no records, broken records, or a folder that cannot be written to; names it.
     """
+    done = [write(read(folder), check=check) for folder in folders(results)]
+    kinds = zip(*(astuple(one) for one in done), strict=True)
+    return Result(*(tuple(path for paths in kind for path in paths) for kind in kinds))
+
+
+def write(reading: Reading, *, check: bool = False) -> Result:
+    """As `report`, of one machine's folder that was read.
+
+    Raises:
+        UserError: the folder cannot be written to; names it.
+    """
     written, unchanged, removed = [], [], []
-    for folder in folders(results):
-        wanted = texts(read(folder))
-        try:
-            for name, text in wanted.items():
-                path = folder / name
-                data = text.encode()
-                if path.exists() and path.read_bytes() == data:
-                    unchanged.append(path)
-                    continue
-                written.append(path)
+    folder, wanted = reading.folder, texts(reading)
+    try:
+        for name, text in wanted.items():
+            path = folder / name
+            data = text.encode()
+            if path.exists() and path.read_bytes() == data:
+                unchanged.append(path)
+                continue
+            written.append(path)
+            if not check:
+                temporary = path.with_name(f".{name}.part")
+                temporary.write_bytes(data)
+                temporary.replace(path)
+        stale = [folder / f"{task}.{kind}" for task in _tasks() for kind in ("csv", "md")]
+        stale += [folder / name for name in (LEARNING, REACH, *law_tables.FILES)]
+        for path in sorted(stale):
+            if path.name not in wanted and path.exists():
+                removed.append(path)
                 if not check:
-                    temporary = path.with_name(f".{name}.part")
-                    temporary.write_bytes(data)
-                    temporary.replace(path)
-            stale = [folder / f"{task}.{kind}" for task in _tasks() for kind in ("csv", "md")]
-            stale += [folder / name for name in (LEARNING, REACH, *law_tables.FILES)]
-            for path in sorted(stale):
-                if path.name not in wanted and path.exists():
-                    removed.append(path)
-                    if not check:
-                        path.unlink()
-        except OSError as error:
-            raise UserError(
-                f"tables in {folder} cannot be written ({error.strerror}); make it writable or use another --results"
-            ) from error
+                    path.unlink()
+    except OSError as error:
+        raise UserError(
+            f"tables in {folder} cannot be written ({error.strerror}); make it writable or use another --results"
+        ) from error
     if check:
         return Result(unchanged=tuple(unchanged), differing=tuple(sorted(written + removed)))
     return Result(tuple(written), tuple(unchanged), tuple(removed))

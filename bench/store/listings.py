@@ -8,7 +8,7 @@ seen, the files that are there then. From then on other files under the same nam
 import json
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -125,12 +125,10 @@ class Seen:
 
     Args:
         folder: of a machine.
-        records: of it.
         look: (data set, task, root) -> digest of its files.
     """
 
-    def __init__(self, folder: Path, records: Sequence[Record], look: Callable[[str, Task, Path], str]) -> None:
-        self._records = records
+    def __init__(self, folder: Path, look: Callable[[str, Task, Path], str]) -> None:
         self._stated = read(folder)
         self._look = look
         self._now: dict[tuple[Task, str], str] = {}
@@ -146,11 +144,9 @@ class Seen:
         now = self._now[task, name]
         return self._stated.get((task, name), now) == now
 
-    def to_state(self) -> dict[tuple[str, str], str]:
-        """What is to be written down: of what was looked at and has older records, and is not stated yet."""
-        new = {of: files for of, files in self._now.items() if of not in self._stated}
-        older = silent(self._records) if new else ()
-        return {of: files for of, files in new.items() if of in older}
+    def to_state(self, older: Collection[tuple[str, str]]) -> dict[tuple[str, str], str]:
+        """What is to be written down: of what was looked at and is `silent`, and is not stated yet."""
+        return {of: files for of, files in self._now.items() if of in older and of not in self._stated}
 
 
 def completed(records: Iterable[Record], stated: Listings) -> Sequence[Record]:

@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import msgspec
 
@@ -193,9 +193,9 @@ def no_collection() -> Iterator[None]:
             gc.enable()
 
 
-def say_lost(folder: Path, records: Iterable[Record], described: Iterable[str]) -> None:
-    """Name the environments of records that are not described, and what to do; of what machine are they?"""
-    lost = Counter(record.environment for record in records)
+def say_lost(folder: Path, records: Mapping[str, int], described: Iterable[str]) -> None:
+    """Name the environments (of so many records each) that are not described, and what to do."""
+    lost = Counter(records)
     for name in described:
         lost.pop(name, None)
     if lost:
@@ -311,6 +311,20 @@ def _write(path: Path, mode: str, content: bytes | bytearray) -> None:
         os.fsync(file.fileno())
 
 
+def _torn(file: BinaryIO) -> tuple[int, bytes]:
+    """Where the last whole line of a file ends, and what comes after it; of a large file only its end is read."""
+    end = file.seek(0, os.SEEK_END)
+    rest = b""
+    while end and not rest.startswith(b"\n"):
+        size = min(end, 2**16)
+        file.seek(end - size)
+        block = file.read(size)
+        cut = block.rfind(b"\n")
+        rest = block[cut:] + rest if cut >= 0 else block + rest
+        end -= size - max(cut, 0)
+    return (end + 1, rest[1:]) if rest.startswith(b"\n") else (0, rest)
+
+
 def _repair(path: Path) -> str | None:
     """Move the bytes after the last line feed to a file beside it; says what was done.
 
@@ -318,12 +332,14 @@ def _repair(path: Path) -> str | None:
         UserError: the file cannot be read or written.
     """
     try:
-        data = path.read_bytes() if path.exists() else b""
-        end = data.rfind(b"\n") + 1
-        if end == len(data):
+        if not path.exists():
+            return None
+        with path.open("rb") as file:
+            end, rest = _torn(file)
+        if not rest:
             return None
         torn = path.with_suffix(".torn")
-        _write(torn, "ab", data[end:] + b"\n")
+        _write(torn, "ab", rest + b"\n")
         with path.open("r+b") as file:
             file.truncate(end)
             os.fsync(file.fileno())

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from bench import catalogue, run
+from bench.answers import Anchors
 from bench.errors import UserError, forget_remarks, printable
 from bench.launchers._order import first_look
 from bench.launchers.contract import Finished, Settings, Started, anchor_digest
@@ -305,9 +306,9 @@ def test_a_network_of_another_source_is_no_anchor(question, tmp_path, edit):
     (job,) = (one.job for one in planned if one.job.measure.name == "latency")
     record = Record("latency", job.measure.version, job.cell.part(job.measure.fields), {}, HERE.id, "ok", "", {})
     record = replace(record, values={"anchor": anchor_digest(record.key)})
-    assert run._anchors([job], {record.key: record})
+    assert Anchors([record]).of([job])
     edit("linear")
-    assert not run._anchors([job], {record.key: record})
+    assert not Anchors([record]).of([job])
 
 
 def test_a_task_without_labels_is_refused_for_each_cell(question, tmp_path, monkeypatch):
@@ -434,18 +435,18 @@ def test_a_run_is_anchored_to_what_was_timed_before(question, tmp_path, monkeypa
     first = question.override({"measure": ["latency"], "backbone": ["swin_pico"]})
     planned = run.plan(first, HERE, store, Roots()).planned
     (job,) = (one.job for one in planned if one.job.measure.name == "latency")
-    assert run._anchors([job], {}) == {}
+    assert Anchors().of([job]) == {}
     fields = job.cell.part(job.measure.fields)
     record = Record("latency", job.measure.version, fields, {}, HERE.id, "ok", "", {"anchor": anchor_digest(job.key)})
     assert record.key == job.key
     second = run.plan(question.override({"measure": ["latency"], "resolution": ["96"]}), HERE, store, Roots())
     jobs = [one.job for one in second.planned if one.job.measure.name == "latency"]
-    anchors = run._anchors(jobs, {record.key: record})
+    anchors = Anchors([record]).of(jobs)
     assert {kind: (one.key, one.cell.backbone, one.cell.size) for kind, one in anchors.items()} == {
         ("latency", "cpu"): (job.key, "swin_pico", (64, 64))
     }
     elsewhere = replace(record, values={"anchor": "of another"})
-    assert run._anchors(jobs, {record.key: elsewhere}) == {}, "an anchor that has no record cannot be had again"
+    assert Anchors([elsewhere]).of(jobs) == {}, "an anchor that has no record cannot be had again"
 
 
 @pytest.mark.parametrize("then", [{}, {"levels": "normed"}], ids=["raw", "normed"])
@@ -457,7 +458,7 @@ def test_a_network_that_is_built_otherwise_today_is_no_anchor(then, question, tm
     record = Record("latency", job.measure.version, job.cell.part(job.measure.fields), then, HERE.id, "ok", "", {})
     record = replace(record, values={"anchor": anchor_digest(record.key)})
     assert (record.key == job.key) == bool(then)
-    assert bool(run._anchors([job], {record.key: record})) == bool(then)
+    assert bool(Anchors([record]).of([job])) == bool(then)
 
 
 CROSSED = """

@@ -31,7 +31,7 @@ _DATA = ("camvid", "ade20k", "scenes")
 def write(results: Path, records: int, *, seed: int = 0) -> Path:
     """Write a machine's folder of so many records (rounded up to whole cells); the folder."""
     folder = results / "synthetic"
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
     environment = describe()
     (folder / ENVIRONMENTS).write_text(json.dumps(asdict(environment)) + "\n", encoding="utf-8")
     drawn = random.Random(seed)
@@ -51,9 +51,11 @@ def _batched(cells: Iterator[dict[str, Any]]) -> Iterator[tuple[dict[str, Any], 
 def _cells() -> Iterator[dict[str, Any]]:
     backbones = [name for name in catalogue.members("backbones", "timm:") if "vit_" in name or "swin_" in name]
     sizes = [64 * step for step in range(2, 12)]
-    for size, data, head, backbone, batch in itertools.product(sizes, _DATA, _HEADS, backbones, (1, 8)):
+    for patch, size, data, head, backbone, batch in itertools.product(
+        (16, 32), sizes, _DATA, _HEADS, backbones, (1, 8)
+    ):
         yield {
-            "backbone": backbone, "patch": 16, "weights": "random", "head": head, "height": size, "width": size,
+            "backbone": backbone, "patch": patch, "weights": "random", "head": head, "height": size, "width": size,
             "batch": batch, "dtype": "fp32", "compile": "none", "attention": "auto", "device": "cpu", "threads": 2,
             "dataset": data, "recipe": "short", "seed": 0, "window": "keep", "padding": "refuse",
             "memory_format": "contiguous", "resample": "pinv", "limit_mib": 0,
