@@ -29,6 +29,9 @@ def main() -> None:
         _said(str(ended), "yellow")
         sys.exit(signals.code(ended.number))
     except OSError as error:
+        if error.filename is not None and error.errno in _OF_FILES:
+            _said(f"densebench: {printable(str(error.filename))} cannot be read or written ({error.strerror})", "red")
+            sys.exit(2)
         if error.filename is not None or error.errno not in _OF_STREAMS:
             raise
         _not_written(error)
@@ -38,6 +41,15 @@ def main() -> None:
 
 _OF_STREAMS = frozenset({errno.EPIPE, errno.ENOSPC, errno.EDQUOT, errno.EIO})
 """What writing to a stream may fail with; of a file, the error would name it."""
+
+
+_OF_FILES = frozenset(
+    {
+        *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS, errno.EACCES, errno.EPERM),
+        *(errno.EMFILE, errno.ENFILE, errno.ENAMETOOLONG, errno.ELOOP, errno.ESTALE),
+    }
+)
+"""What a disk or its rights are at fault for. A file that is not there is one that the code should have looked for."""
 
 
 def _open(stream: TextIO | None) -> TextIO:

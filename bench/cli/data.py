@@ -23,6 +23,7 @@ def data(
 
     from bench import survey
     from bench.cache import cache_folder
+    from bench.errors import at_home
     from bench.plan.environment import describe
 
     with err().status("looking at the folder") as status:

@@ -5,6 +5,7 @@ import io
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import astuple, dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -97,9 +98,7 @@ def write(reading: Reading, *, check: bool = False) -> Result:
                 continue
             written.append(path)
             if not check:
-                temporary = path.with_name(f".{name}.part")
-                temporary.write_bytes(data)
-                temporary.replace(path)
+                _replace(path, data)
         stale = [folder / f"{task}.{kind}" for task in _tasks() for kind in ("csv", "md")]
         stale += [folder / name for name in (LEARNING, REACH, *law_tables.FILES)]
         for path in sorted(stale):
@@ -114,6 +113,17 @@ def write(reading: Reading, *, check: bool = False) -> Result:
     if check:
         return Result(unchanged=tuple(unchanged), differing=tuple(sorted(written + removed)))
     return Result(tuple(written), tuple(unchanged), tuple(removed))
+
+
+def _replace(path: Path, content: bytes) -> None:
+    """Write a file whole or not at all, and leave nothing else."""
+    temporary = path.with_name(f".{path.name}.part")
+    try:
+        temporary.write_bytes(content)
+        temporary.replace(path)
+    finally:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
 
 
 def texts(reading: Reading) -> dict[str, str]:
