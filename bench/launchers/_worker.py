@@ -4,6 +4,7 @@ import contextlib
 import multiprocessing
 import os
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator, MutableMapping
 from contextlib import contextmanager
@@ -148,12 +149,24 @@ def _spin_less(environment: MutableMapping[str, str]) -> None:
 
 @contextmanager
 def _interrupt_later() -> Iterator[None]:
-    """Hold back what ends this process; what came meanwhile takes effect at the end."""
+    """Hold back what ends this process; what came meanwhile takes effect at the end.
+
+    The mask is what children inherit. It does not do for this process: a signal then comes by another thread, which
+    does not mask it, and Python lets the main one know.
+    """
+    came: list[int] = []
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, _lives.LATER)
+    heard = {}
+    if threading.current_thread() is threading.main_thread():
+        heard = {number: signal.signal(number, lambda number, _: came.append(number)) for number in _lives.LATER}
     try:
         yield
     finally:
+        for number, handler in heard.items():
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        for number in dict.fromkeys(came):
+            signal.raise_signal(number)
 
 
 def _in_session(work: Callable[..., None], *arguments: object) -> None:
