@@ -8,7 +8,7 @@ from bench.launchers._group import interleaved
 from bench.launchers._worker import Workers
 from bench.launchers.contract import Event, Finished, Job, Progress, Settings, Started
 
-CATALOGUE = {"local": {"doc": "processes on this machine; cells that may share it run one a core"}}
+CATALOGUE = {"local": {"doc": "processes on this machine; cells that may share it run one a core", "here": True}}
 
 QUICK_S = 2.0
 """Shared jobs that take about as long go first: what they tell makes sense of every row, however early a run ends."""
