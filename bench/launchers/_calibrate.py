@@ -3,24 +3,29 @@
 Cards share a host: its cores, its memory, its buses, and the driver's locks. Who waits for the host most feels that
 first, so the cell with the least work for its card is taken: a process of it on the first card has its turn alone, then
 again while processes of it on all other cards are at work, and so on. If its passes then take another time than alone
-by more than two processes of it on one card differ by (the noise floor), cells are timed on one card at a time.
+by more than two processes of it on one card differ by (the noise floor), cells are timed on one card at a time; so
+they are where that cannot be measured, and where others use the host.
 
 It lasts some seconds: what takes longer to come, such as the heat of eight cards, it does not see. Every round says
 whether the clock was held down.
 """
 
 import math
+import os
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from bench.launchers._worker import Worker, Workers
 from bench.launchers.contract import Event, Finished, Job, Said
 from bench.plan.cards import Card
+from bench.plan.environment import busy
 from bench.plan.measure import CARDS, CARDS_PCT, Precision, Value
 from bench.stats.sampling import noise_floor, ratio, rounds_of
 
 BUDGET_S = 2.0
 """Of timing on the first card, half of it alone."""
+OTHERS, OTHERS_SHARE = 0.5, 0.02
+"""Cores, and share of all, that other processes may keep busy: on a restless host the noise floor would hide it all."""
 _NEVER = 1e-9
 """A precision that no series reaches."""
 _ENDLESS_S = 1e9
@@ -79,6 +84,8 @@ class Calibration:
     def _measured(self, job: Job, cards: Sequence[Card]) -> Generator[Event, None, Verdict]:
         if any(card.lone for card in cards):
             return Verdict(False, None, _one_at_a_time("in exclusive-process mode there is no twin to compare with"))
+        if (others := busy()) is not None and others > max(OTHERS, OTHERS_SHARE * (os.cpu_count() or 1)):
+            return Verdict(False, None, _one_at_a_time(f"other processes keep {others:.1f} cores of the host busy"))
         quick = Precision(_NEVER, BUDGET_S, "allow")
         try:
             taken = _Taken(

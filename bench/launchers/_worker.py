@@ -12,8 +12,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from multiprocessing import forkserver, resource_tracker
 from multiprocessing.connection import Connection, wait
-from multiprocessing.context import ForkServerContext, ForkServerProcess, SpawnContext, SpawnProcess
-from typing import Literal
+from multiprocessing.context import ForkServerProcess, SpawnProcess
 
 from bench.launchers import _lives
 from bench.launchers.contract import Event, Finished, Job, Progress, Said, Settings
@@ -87,7 +86,7 @@ class Workers:
         self.running: list[Worker] = []
         self.cpu_s = 0.0  # of all workers that take turns, ended ones too
         self.deaths = Deaths()
-        self.context: ForkServerContext | SpawnContext = multiprocessing.get_context(_method())
+        self.context = multiprocessing.get_context("spawn") if _spawned() else multiprocessing.get_context("forkserver")
         # "__main__" too, or each worker would import the command line again.
         self.context.set_forkserver_preload(["bench.launchers._server", "__main__", "bench.launchers.worker"])
         # The server and its workers inherit the mask: signals are for this process, which ends them in order.
@@ -96,7 +95,7 @@ class Workers:
         # A plug-in that asks for CUDA at its import must not initialise it in the server: forks could not use it then.
         os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
         resource_tracker.ensure_running()
-        if self.context.get_start_method() == "forkserver":
+        if not _spawned():
             with _interrupt_later():
                 forkserver.ensure_running()
 
@@ -187,9 +186,9 @@ class Workers:
             one.process.join(max(0.0, until - time.monotonic()))
 
 
-def _method(system: str = sys.platform) -> Literal["spawn", "forkserver"]:
-    """How workers start: Apple's frameworks, of which ``mps`` is made, do not work in forked processes."""
-    return "spawn" if system == "darwin" else "forkserver"
+def _spawned(system: str = sys.platform) -> bool:
+    """Whether workers are started anew: Apple's frameworks, of which ``mps`` is made, do not work in forked ones."""
+    return system == "darwin"
 
 
 def _spin_less(environment: MutableMapping[str, str]) -> None:

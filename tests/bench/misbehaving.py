@@ -181,7 +181,7 @@ def _neighbours(context):
     return [card for pid, card in found if int(pid) != os.getpid()]
 
 
-def trains(context, patience_s=3.0):
+def trains(context, patience_s=1.5):
     """A training that goes on until four of its kind are there, or for some seconds; most on its card is its value."""
     from bench.plan.measure import Outcome
 
@@ -204,7 +204,7 @@ def wants_a_card(context):
     """A training that runs out of memory beside another one on its card."""
     import torch
 
-    if trains(context, 1.5).values["most"] > 1:
+    if trains(context, 1.0).values["most"] > 1:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
 
 

@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 
 from bench import catalogue
-from bench.launchers import _group, _worker, local
+from bench.launchers import _calibrate, _group, _worker, local
 from bench.launchers.contract import Finished, Said, Settings, Started
 from bench.plan import cards
 from bench.plan.measure import CARD, CARDS, CARDS_PCT, Column
@@ -34,6 +34,7 @@ def launch(tmp_path, monkeypatch):
     monkeypatch.setattr(_worker, "_work", misbehaving.work)
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)))
     monkeypatch.setattr(_group, "_memory_free", lambda: 1.0)
+    monkeypatch.setattr(_calibrate, "busy", lambda: 0.0)
     monkeypatch.delenv(cards.VISIBLE, raising=False)
 
     def run(jobs, found=TWO, group=12, **options):
@@ -152,6 +153,13 @@ def test_groups_are_timed_on_one_card_at_a_time_where_they_would_disturb_each_ot
     assert not any(CARDS in event.values for event in found)
     assert {event.values[CARD] for event in found} == {FIRST[:12], SECOND[:12]}, "prepared on both"
     assert not any(most for event in found for most in event.samples["crowd"]), "nobody was at work beside another"
+
+
+def test_on_a_loaded_host_cards_are_taken_one_at_a_time(launch, monkeypatch):
+    monkeypatch.setattr(_calibrate, "busy", lambda: 7.5)
+    events = launch(made("waits_for_nobody", 2, timed=True), group=1)
+    assert said(events) == ["cells are timed on one GPU at a time: other processes keep 7.5 cores of the host busy"]
+    assert not any(CARDS in event.values for event in ended(events))
 
 
 def test_what_cannot_be_calibrated_is_timed_on_one_card_at_a_time(launch):
