@@ -1,7 +1,6 @@
 """What a launcher promises: jobs in, events out, one process a job.
 
-A launcher is one file beside this one, free of torch, with a literal ``CATALOGUE`` (``"here": True``: its cells run on
-this machine, so that torch is asked for their devices beforehand) and a generator function
+A launcher is one file beside this one, free of torch, with a literal ``CATALOGUE`` and a generator function
 ``launch(jobs, settings) -> Iterator[Event]``. It may run jobs in any order and several at a time; a job whose measure
 is ``exclusive`` must have the device to itself. Jobs of an ``interleaved`` measure take turns
 (`bench.plan.measure.Turn`) in rounds, one of them twice, and the events that end them say which ``session`` they shared

@@ -18,9 +18,7 @@ from bench.launchers.contract import Event, Finished, Job, Progress, Settings, S
 from bench.plan import machine
 from bench.plan.cards import Card
 
-CATALOGUE = {
-    "local": {"doc": "processes on this machine, all its GPUs; cells that may share a CPU run one a core", "here": True}
-}
+CATALOGUE = {"local": {"doc": "processes on this machine, all its GPUs; cells that may share a CPU run one a core"}}
 
 QUICK_S = 2.0
 """Shared jobs that take about as long go first: what they tell makes sense of every row, however early a run ends."""
