@@ -5,11 +5,13 @@ import subprocess
 import sys
 import textwrap
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 
 from bench import catalogue
 from bench.launchers import _calibrate, _group, _worker, local
+from bench.launchers._cards import Pool
 from bench.launchers.contract import Finished, Said, Settings, Started
 from bench.plan import cards
 from bench.plan.measure import CARD, CARDS, CARDS_PCT, Column
@@ -118,6 +120,23 @@ def test_a_training_that_runs_out_of_a_cards_memory_gets_one_to_itself(launch):
     events = launch(made("wants_a_card", 3), {FIRST: H100}, free={FIRST: "72000, 80000"})
     assert [event.status for event in ended(events)] == ["ok"] * 3
     assert most_at_once(events) > 1, "that is how it ran out of it"
+
+
+@pytest.mark.parametrize(("reason", "place"), [("CUDA out of memory", SECOND), ("the kernel killed it", None)])
+def test_who_ran_out_of_a_cards_memory_waits_for_a_card_and_else_for_the_machine(reason, place):
+    first, second = (cards.Card(uuid, "H100", board=uuid) for uuid in TWO)
+    here, there, late = made("trains", 3)
+    running = [SimpleNamespace(job=one, card=first, trained=9) for one in (here, there, late)]
+    company = local._Company(SimpleNamespace(running=running), Pool([first, second]))
+    company.started()
+    running.pop()
+    out = Finished(late, "oom", reason, "", 1.0)
+    assert company.again(out)
+    found = company.next([late])
+    assert (found and found[1].uuid) == place, "others are at work on the first card"
+    running.clear()
+    assert company.next([late])[0] == late
+    assert not company.again(out), "once"
 
 
 def test_slices_train_side_by_side_and_are_timed_one_by_one(launch):
