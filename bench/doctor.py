@@ -26,10 +26,12 @@ from typing import TYPE_CHECKING, Any, Literal
 from rich.text import Text
 
 from bench.cache import cache_folder
+from bench.devices import gpus, hidden
 from bench.errors import UserError
 from bench.launchers._aside import Aside, Unanswered, in_a_line
+from bench.plan import cards
 from bench.plan.environment import Environment, busy, describe, installed
-from bench.plan.machine import Smi, ask_smi, cpu_quota, cpu_times, memory, memory_limit
+from bench.plan.machine import Smi, ask_smi, cpu_quota, cpu_times, cpus, memory, memory_limit
 
 if TYPE_CHECKING:
     from packaging.requirements import Requirement
@@ -88,6 +90,11 @@ def _unbroken(text: str) -> str:
 def _environment() -> Environment:
     """Described once: git and nvidia-smi take their time."""
     return describe()
+
+
+def _listed() -> list[str]:
+    """The GPUs that nvidia-smi lists, hidden ones and those of other kinds too."""
+    return [card.model for card in cards.look().there]
 
 
 class Unknown(Exception):
@@ -333,7 +340,7 @@ def _memory() -> Iterator[Finding]:
 
 def devices(side: Torchside) -> Iterator[Finding]:
     """GPUs as nvidia-smi sees them, devices as torch does, and why that is not the same."""
-    smi = ask_smi(_environment().gpus)
+    smi = ask_smi(_listed())
     yield from _of_smi(smi)
     seen = side.torch()
     facts = {"devices": [vars(device) for device in seen.devices], "cuda": seen.cuda, "hip": seen.hip}
@@ -362,20 +369,20 @@ def _of_smi(smi: Smi) -> Iterator[Finding]:
 def disagreement(smi: Smi, seen: "Torch", variables: Mapping[str, str]) -> Iterator[Finding]:
     """Why torch computes on other GPUs than nvidia-smi lists: nothing where they agree.
 
-    `densebench run` goes by nvidia-smi, which it can ask without waiting for torch.
+    `densebench run` goes by nvidia-smi, and asks torch only whether it can use what that lists.
     """
     visible = variables.get("CUDA_VISIBLE_DEVICES")
     count = sum(device.name.startswith("cuda") for device in seen.devices)
     if smi.gpus and not count:
-        why, what = _hidden(smi, seen, visible)
+        why, what = hidden(smi, seen, visible)
         yield Finding(
             "problem",
-            f"nvidia-smi sees {_gpus(len(smi.gpus))} and torch none: {why}",
+            f"nvidia-smi sees {gpus(len(smi.gpus))} and torch none: {why}",
             f"{what}; until then, run with `--device cpu`",
         )
     elif smi.gpus and count != len(smi.gpus):
         named = "" if visible is None else f" (CUDA_VISIBLE_DEVICES={visible})"
-        yield Finding("note", f"nvidia-smi sees {_gpus(len(smi.gpus))} and torch {count}{named}")
+        yield Finding("note", f"nvidia-smi sees {gpus(len(smi.gpus))} and torch {count}{named}")
     elif seen.devices and not smi.gpus:
         kind = seen.devices[0].name.partition(":")[0]
         yield Finding(
@@ -387,27 +394,6 @@ def disagreement(smi: Smi, seen: "Torch", variables: Mapping[str, str]) -> Itera
         )
     elif visible is not None and not smi.gpus:
         yield Finding("note", f"CUDA_VISIBLE_DEVICES is '{visible}'; there is no GPU that it could show or hide")
-
-
-def _hidden(smi: Smi, seen: "Torch", visible: str | None) -> tuple[str, str]:
-    """Why torch sees no GPU, and what to do."""
-    if seen.cuda is None:
-        return f"torch {seen.version} is built without CUDA", "install a torch that is built with it"
-    if visible is not None and not re.match(r"\s*(\d|GPU-|MIG-)", visible):
-        shown = f"is '{visible}'" if visible.strip() else "is empty"
-        return f"CUDA_VISIBLE_DEVICES {shown}, which hides them all", "unset CUDA_VISIBLE_DEVICES"
-    newest, wanted = smi.cuda.partition(".")[0], seen.cuda.partition(".")[0]
-    if newest and int(newest) < int(wanted):
-        return (
-            f"driver {smi.driver} is too old, it runs CUDA up to {smi.cuda} and this torch is built for {seen.cuda}",
-            f"update the driver, or install a torch that is built for CUDA {newest}",
-        )
-    named = "" if visible is None else f", and CUDA_VISIBLE_DEVICES is '{visible}'"
-    return f"{seen.said or 'it does not say why'}{named}", "mend what torch complains about"
-
-
-def _gpus(count: int) -> str:
-    return "1 GPU" if count == 1 else f"{count} GPUs"
 
 
 def formats(side: Torchside) -> Iterator[Finding]:
@@ -595,7 +581,7 @@ def neighbours() -> Iterator[Finding]:
     after = cpu_times()
     shares = Counter({who: (spent - before.get(who, 0.0)) / seconds for who, spent in after.items()})
     names = [f"{name} ({pid}) {share:.1f}" for (pid, name), share in shares.most_common(3) if share >= 0.1]
-    mine = len(os.sched_getaffinity(0))
+    mine = len(cpus())
     why = disturbed(company, mine, mine, "cpu")
     facts = {"busy_cores": cores, "others_cores": company.others_cores, "steal_cores": company.steal_cores}
     who = f"; most of it by {', '.join(names)}" if names else ""

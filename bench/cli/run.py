@@ -2,7 +2,9 @@
 
 import json
 import signal
+from collections.abc import Callable, Collection
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -157,7 +159,8 @@ def run(
         Precision(target, budget, "refuse" if alone else "allow" if allow_company else "avoid"),
         address=address or "",
     )
-    kinds, name = _machines(launcher, address, machine, one=as_csv or as_json)
+    here = partial(_here, question.devices, dry_run=dry_run)
+    kinds, name = _machines(launcher, address, machine, here, one=as_csv or as_json)
     code = 0
     for kind in kinds:
         store = Store(running.machine_folder(results, name, kind.environment))
@@ -177,27 +180,29 @@ def run(
         raise typer.Exit(code)
 
 
-def _machines(launcher: str, address: str | None, name: str | None, *, one: bool) -> tuple[list[Any], str | None]:
+def _machines(
+    launcher: str, address: str | None, name: str | None, here: Callable[[], Any], *, one: bool
+) -> tuple[list[Any], str | None]:
     """The kinds of machines that a launcher measures on, and the name of their folder where that is not made from them.
 
     Args:
         launcher: its name.
         address: of a cluster.
         name: of the machine's folder; where there are several kinds, of the one that is wanted.
+        here: the environment of this machine, for a launcher that measures on it.
         one: only one can be shown.
 
     Raises:
-        UserError: no such launcher, cluster or kind, or one is to be chosen.
+        UserError: no such launcher, cluster, kind or device, or one is to be chosen.
     """
     from bench import catalogue
     from bench.launchers.contract import Machine
-    from bench.plan.environment import describe
 
     entry = catalogue.get("launchers", launcher)
     if not entry.facts.get("machines"):
         if address is not None:
             raise UserError(f"--address is of a cluster, and --launcher {launcher} measures on this machine")
-        return [Machine(describe())], name
+        return [Machine(here())], name
     with err().status("asking the nodes of the cluster who they are"):
         kinds: list[Machine] = entry.load().machines(address or "")
     if len(kinds) == 1:
@@ -267,6 +272,24 @@ def _measure(plan: Any, store: Any, settings: Any, launcher: str, shown: Any, *,
             look=display.look,
             files=display.files,
         )
+
+
+def _here(devices: Collection[str], *, dry_run: bool) -> Any:
+    """This machine; torch is asked for the devices before anything is planned."""
+    from bench.devices import require
+    from bench.plan import cards
+    from bench.plan.environment import describe
+
+    box = cards.look()
+    if note := box.says():
+        say(note)
+    try:
+        require(devices, box)
+    except UserError as error:
+        if not dry_run:
+            raise
+        say(str(error))
+    return describe(box)
 
 
 def _plan(*asked: Any, **options: bool) -> Any:

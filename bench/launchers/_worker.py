@@ -4,19 +4,22 @@ import contextlib
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, MutableMapping
+from collections.abc import Callable, Iterable, Iterator, MutableMapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from multiprocessing import forkserver, resource_tracker
 from multiprocessing.connection import Connection, wait
-from multiprocessing.context import ForkServerContext, ForkServerProcess
+from multiprocessing.context import ForkServerProcess, SpawnProcess
 
 from bench.launchers import _lives
 from bench.launchers.contract import Event, Finished, Job, Progress, Said, Settings
 from bench.plan import oom
+from bench.plan.cards import VISIBLE, Card
+from bench.plan.measure import CARD, Precision
 from bench.plan.variables import SPIN
 
 POLL_S = 0.2
@@ -30,11 +33,13 @@ class Worker:
 
     active_s: seconds that it has had the machine, waiting for turns apart, up to ``since``.
     waiting: for its next turn. turns: that it has had. free: share of its device's memory that was free when it had
-    loaded its model. cpu_s: CPU time that it has used. kills: `bench.plan.oom.kills` when it started.
+    loaded its model and given back what it does not hold between turns; heard: when it said so. need: share that it has
+    been seen to need beyond what it held then. cpu_s: CPU time that it has used. kills: `bench.plan.oom.kills` when it
+    started. card: that it computes on; None: not one of several. trained: steps of training that it has reported.
     """
 
     job: Job
-    process: ForkServerProcess
+    process: ForkServerProcess | SpawnProcess
     connection: Connection
     started: str
     since: float
@@ -42,8 +47,12 @@ class Worker:
     waiting: bool = False
     turns: int = 0
     free: float = 1.0
+    heard: float = 0.0
+    need: float = 0.0
     cpu_s: float = 0.0
     kills: int | None = None
+    card: Card | None = None
+    trained: int = 0
 
     def wall_s(self) -> float:
         """Seconds that it has had the machine."""
@@ -76,27 +85,43 @@ class Workers:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.running: list[Worker] = []
+        self.cpu_s = 0.0  # of all workers that take turns, ended ones too
         self.deaths = Deaths()
-        self.context: ForkServerContext = multiprocessing.get_context("forkserver")
+        self.context = multiprocessing.get_context("spawn") if _spawned() else multiprocessing.get_context("forkserver")
         # "__main__" too, or each worker would import the command line again.
         self.context.set_forkserver_preload(["bench.launchers._server", "__main__", "bench.launchers.worker"])
         # The server and its workers inherit the mask: signals are for this process, which ends them in order.
         # (Starting the resource tracker unblocks SIGINT, so it has to be there before.)
         _spin_less(os.environ)  # which the server inherits
+        # A plug-in that asks for CUDA at its import must not initialise it in the server: forks could not use it then.
+        os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
         resource_tracker.ensure_running()
-        with _interrupt_later():
-            forkserver.ensure_running()
+        if not _spawned():
+            with _interrupt_later():
+                forkserver.ensure_running()
 
     @property
     def jobs(self) -> list[Job]:
         """What runs now."""
         return [one.job for one in self.running]
 
-    def start(self, job: Job, threads: int) -> Worker:
-        """A process for a job, with so many CPU threads."""
+    def start(
+        self, job: Job, threads: int, card: Card | None = None, visible: str = "", precision: Precision | None = None
+    ) -> Worker:
+        """A process for a job.
+
+        Args:
+            job: what to measure.
+            threads: of the CPU.
+            card: that it computes on, where there is one to name.
+            visible: UUIDs of the cards that it sees, by commas; "": that card alone.
+            precision: instead of the settings'.
+        """
         ours, theirs = self.context.Pipe()
+        settings = self.settings if precision is None else replace(self.settings, precision=precision)
+        shown = visible or ("" if card is None else card.uuid)
         process = self.context.Process(
-            target=_in_session, args=(_work, job, self.settings, threads, theirs), daemon=True
+            target=_in_session, args=(shown, _work, job, settings, threads, theirs), daemon=True
         )
         # An interrupt half-way through the handshake would leave the server with a broken connection to complain about.
         with _interrupt_later():
@@ -104,23 +129,44 @@ class Workers:
         # By now the server has forked it. The first waits until the server has torch loaded, which is none of its time.
         started, clock = datetime.now(UTC).isoformat(timespec="seconds"), time.monotonic()
         theirs.close()
-        self.running.append(Worker(job, process, ours, started, clock, kills=oom.kills()))
+        self.running.append(Worker(job, process, ours, started, clock, kills=oom.kills(), card=card))
         return self.running[-1]
 
     def events(self, worker: Worker) -> Iterator[Event]:
         """What has come from a worker since the last look, without waiting; an end takes it off the running ones."""
+        before = worker.cpu_s
         for event in _events(worker, self.settings.timeout_s, self.deaths):
             if isinstance(event, Finished):
                 _lives.end(worker.process.pid)  # what it has left behind
                 self.running.remove(worker)
+                if worker.card is not None and event.values:
+                    event = replace(event, values={**event.values, CARD: worker.card.short()})  # noqa: PLW2901
             yield event
+        self.cpu_s += worker.cpu_s - before
 
-    def until_turn(self, worker: Worker) -> Iterator[Event]:
-        """Events of a worker that has the machine, until it waits for a turn or has ended."""
+    def until_turn(self, worker: Worker) -> Iterator[Event | None]:
+        """Events of a worker that has its card, until it waits for a turn or has ended; None: nothing has come yet."""
         while not worker.waiting and worker in self.running:
             yield from self.events(worker)
             if not worker.waiting and worker in self.running:
-                wait([worker.connection, worker.process.sentinel], POLL_S)
+                yield None
+
+    def together(self, lanes: Iterable[Iterator[Event | None]]) -> Iterator[Event]:
+        """Events of several generators, each of which goes on as soon as there is something for it.
+
+        A lane gives None where it waits for one of its workers.
+        """
+        going = list(lanes)
+        while going:
+            for lane in tuple(going):
+                for event in lane:
+                    if event is None:
+                        break
+                    yield event
+                else:
+                    going.remove(lane)
+            if going:
+                self.wait()
 
     def drop(self, worker: Worker) -> None:
         """End a worker whose answer nobody waits for."""
@@ -128,8 +174,9 @@ class Workers:
         self.running.remove(worker)
 
     def wait(self) -> None:
-        """Until there is something to hear from any of them, or a moment has passed."""
-        wait([one.connection for one in self.running] + [one.process.sentinel for one in self.running], POLL_S)
+        """Until there is something to hear from any that does not wait for its turn, or a moment has passed."""
+        busy = [one for one in self.running if not one.waiting]
+        wait([one.connection for one in busy] + [one.process.sentinel for one in busy], POLL_S)
 
     def end(self) -> None:
         """Kill what still runs."""
@@ -138,6 +185,11 @@ class Workers:
         until = time.monotonic() + ENDS_S
         for one in self.running:
             one.process.join(max(0.0, until - time.monotonic()))
+
+
+def _spawned(system: str = sys.platform) -> bool:
+    """Whether workers are started anew: Apple's frameworks, of which ``mps`` is made, do not work in forked ones."""
+    return system == "darwin"
 
 
 def _spin_less(environment: MutableMapping[str, str]) -> None:
@@ -169,8 +221,10 @@ def _interrupt_later() -> Iterator[None]:
             signal.raise_signal(number)
 
 
-def _in_session(work: Callable[..., None], *arguments: object) -> None:
+def _in_session(visible: str, work: Callable[..., None], *arguments: object) -> None:
     _lives.begin()
+    if visible:  # torch is loaded by now, and CUDA has not been asked yet
+        os.environ[VISIBLE] = visible
     work(*arguments)
 
 
@@ -188,12 +242,15 @@ def _events(one: Worker, timeout_s: float, deaths: "Deaths") -> Iterator[Event]:
         while one.connection.poll():
             kind, content = one.connection.recv()
             if kind == "progress":
-                yield Progress(one.job, *content)
+                step = Progress(one.job, *content)
+                one.trained = step.done if step.stage == "training" else one.trained
+                yield step
             elif kind == "said":
                 yield Said(one.job, content)
             elif kind == "turn":
                 one.active_s, one.waiting = one.wall_s(), True
-                one.free, one.cpu_s = content
+                one.free, one.need, one.cpu_s = content
+                one.heard = time.monotonic()
                 return
             else:
                 one.process.join()

@@ -1,14 +1,24 @@
-"""Cells as processes on this machine, forked from a server that has torch and timm loaded."""
+"""Cells as processes on this machine, forked from a server that has torch and timm loaded.
 
-import os
+Where there are several GPUs of one kind, each process has one of them. Trainings run on all of them at a time, several
+a card where memory allows. Cells that take turns stay with their group on one card; groups are prepared on all cards at
+once, and timed on all at once only where that was measured to disturb nobody (`bench.launchers._calibrate`). A measure
+that wants the machine to itself and takes no turns has it: its process prepares and measures in one go, and what is
+prepared uses all cores. For that reason, too, nothing is prepared while something else is timed.
+"""
+
 from collections import deque
 from collections.abc import Collection, Iterator, Sequence
 
+from bench.launchers._calibrate import Calibration
+from bench.launchers._cards import Pool, on_cpu
 from bench.launchers._group import interleaved
 from bench.launchers._worker import Workers
 from bench.launchers.contract import Event, Finished, Job, Progress, Settings, Started
+from bench.plan import machine
+from bench.plan.cards import Card
 
-CATALOGUE = {"local": {"doc": "processes on this machine; cells that may share it run one a core"}}
+CATALOGUE = {"local": {"doc": "processes on this machine, all its GPUs; cells that may share a CPU run one a core"}}
 
 QUICK_S = 2.0
 """Shared jobs that take about as long go first: what they tell makes sense of every row, however early a run ends."""
@@ -18,18 +28,19 @@ def launch(jobs: Sequence[Job], settings: Settings) -> Iterator[Event]:
     """Quick shared jobs, then what needs the machine to itself, interleaved where the measure says so, then the rest.
 
     On a CPU a shared job gets one thread and there are as many at a time as cores: two one-thread trainings side by
-    side are faster than two one after the other with two threads each. On another device jobs run one by one.
+    side are faster than two one after the other with two threads each.
     """
     shared = [job for job in jobs if not job.measure.exclusive]
-    workers = Workers(settings)
-    anchors = dict(settings.anchors)
+    pool, workers = Pool.of(jobs), Workers(settings)
+    calibration, anchors = Calibration(workers), dict(settings.anchors)
     try:
-        yield from _side_by_side([job for job in shared if job.measure.seconds <= QUICK_S], workers)
-        for alone, groups in _slices([job for job in jobs if job.measure.exclusive], settings.group):
-            yield from _side_by_side(alone, workers)
+        yield from _side_by_side([job for job in shared if job.measure.seconds <= QUICK_S], workers, pool)
+        exclusive = [job for job in jobs if job.measure.exclusive]
+        for alone, groups in _slices(exclusive, settings.group * max(1, len(pool.used))):
+            yield from _side_by_side(alone, workers, pool)
             for group in groups:
-                yield from interleaved(group, workers, anchors)
-        yield from _side_by_side([job for job in shared if job.measure.seconds > QUICK_S], workers)
+                yield from interleaved(group, workers, anchors, pool, calibration)
+        yield from _side_by_side([job for job in shared if job.measure.seconds > QUICK_S], workers, pool)
     finally:
         workers.end()
 
@@ -53,26 +64,24 @@ def _slices(jobs: Sequence[Job], size: int) -> Iterator[tuple[list[Job], list[li
     yield alone, list(groups.values())
 
 
-def _side_by_side(jobs: Sequence[Job], workers: Workers) -> Iterator[Event]:
-    """Jobs that run by themselves: one at a time where they are exclusive, one a core where they may share it.
+def _side_by_side(jobs: Sequence[Job], workers: Workers, pool: Pool) -> Iterator[Event]:
+    """Jobs that run by themselves: one at a time where they are exclusive, else side by side.
 
-    What runs out of memory beside others is tried once more without them.
+    Then there is one a core, and on cards as many as `Pool.place` says. What runs out of memory beside others is tried
+    once more without them.
     """
     queue = deque(jobs)
-    alone: set[str] = set()
-    beside: set[str] = set()
-    cores = len(os.sched_getaffinity(0))
+    company = _Company(workers, pool)
     while queue or workers.running:
-        while queue and len(workers.running) < min(_slots(job, cores, alone) for job in (queue[0], *workers.jobs)):
-            job = queue.popleft()
-            workers.start(job, _threads(job, cores))
-            if len(workers.running) > 1:
-                beside |= {one.key for one in workers.jobs}
+        while (found := company.next(queue)) is not None:
+            job, card = found
+            queue.remove(job)
+            workers.start(job, company.threads(job), card, pool.visible(job))
+            company.started()
             yield Started(job)
         for one in tuple(workers.running):
             for event in workers.events(one):
-                if isinstance(event, Finished) and event.status == "oom" and event.job.key in beside - alone:
-                    alone.add(event.job.key)
+                if isinstance(event, Finished) and company.again(event):
                     queue.append(event.job)
                     yield Progress(event.job, "out of memory, waiting to be alone", 0, 1)
                 else:
@@ -83,13 +92,78 @@ def _side_by_side(jobs: Sequence[Job], workers: Workers) -> Iterator[Event]:
             workers.wait()
 
 
-def _slots(job: Job, cores: int, alone: Collection[str] = ()) -> int:
-    """How many jobs may run while this one does."""
-    return cores if job.cell.device == "cpu" and not job.measure.exclusive and job.key not in alone else 1
+class _Company:
+    """Who may start beside whom.
 
+    alone: keys of the jobs that want the machine to themselves. single: of those that want a card. beside, joined: of
+    those that ran beside others on the machine, and on their card.
+    """
 
-def _threads(job: Job, cores: int) -> int:
-    """Those of its cell where the number depends on them, else this job's part of the cores."""
-    if job.measure.exclusive or "threads" in job.measure.fields:
-        return job.cell.threads
-    return max(1, cores // _slots(job, cores))
+    def __init__(self, workers: Workers, pool: Pool) -> None:
+        self.workers = workers
+        self.pool = pool
+        self.cores = len(machine.cpus())
+        self.alone: set[str] = set()
+        self.single: set[str] = set()
+        self.beside: set[str] = set()
+        self.joined: set[str] = set()
+
+    def next(self, queue: Collection[Job]) -> tuple[Job, Card | None] | None:
+        """The first job that may start now, and its card."""
+        running = self.workers.running
+        if any(self._alone(one.job) for one in running):
+            return None
+        refused: set[tuple[object, ...]] = set()
+        for job in queue:
+            if self._alone(job):
+                # It has waited for its turn: nobody overtakes it.
+                return None if running else (job, self.pool.fit(job)[0])
+            alike = job.cell.device, on_cpu(job), job.measure.trains, job.key in self.single
+            if alike in refused:
+                continue
+            if (place := self._place(job)) is not None:
+                return job, place[0]
+            refused.add(alike)
+        return None
+
+    def _place(self, job: Job) -> tuple[Card | None] | None:
+        running = self.workers.running
+        if not on_cpu(job):
+            return self.pool.place(job, running, self.cores, self.single)
+        on_cores = sum(on_cpu(one.job) for one in running)
+        # What drives a card has a core of its own.
+        return (None,) if on_cores < max(1, self.cores - (len(running) - on_cores)) else None
+
+    def threads(self, job: Job) -> int:
+        """Those of its cell where the number depends on them, else this job's part of the cores."""
+        if job.measure.exclusive or "threads" in job.measure.fields:
+            return job.cell.threads
+        if on_cpu(job):
+            return 1
+        return max(1, self.cores // len(self.pool.fit(job)))
+
+    def started(self) -> None:
+        """Remember who runs beside whom."""
+        running = self.workers.running
+        if len(running) > 1:
+            self.beside |= {one.job.key for one in running}
+        for one in running:
+            if sum(other.card == one.card and not on_cpu(other.job) for other in running) > 1 and one.card is not None:
+                self.joined.add(one.job.key)
+
+    def again(self, event: Finished) -> bool:
+        """Whether it ran out of memory that others may have taken; then it is to be tried once more without them."""
+        key = event.job.key
+        if event.status != "oom":
+            return False
+        if "CUDA" in event.reason and not on_cpu(event.job):  # the card's memory, in which other cards have no part
+            wanted, had = self.single, self.joined
+        else:
+            wanted, had = self.alone, self.beside
+        if key in wanted or key not in had:
+            return False
+        wanted.add(key)
+        return True
+
+    def _alone(self, job: Job) -> bool:
+        return job.measure.exclusive or job.key in self.alone

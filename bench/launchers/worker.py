@@ -17,6 +17,7 @@ from backbones.contract import Unsupported
 from bench import catalogue
 from bench.errors import UserError
 from bench.launchers.contract import Job, Settings
+from bench.plan import machine
 from bench.plan.case import resolve
 from bench.plan.measure import CANNOT, Context, Invalid, Outcome, Turn
 from bench.store import states
@@ -60,9 +61,9 @@ def _context(job: Job, settings: Settings, threads: int, connection: Connection)
         connection.send(("said", text))
 
     def turns() -> Iterator[Turn]:
-        free = _free(job)
+        free, need = _memory(job)
         while True:
-            connection.send(("turn", (free, time.process_time())))
+            connection.send(("turn", (free, need, time.process_time())))
             yield Turn(*connection.recv())
 
     here = settings.environment
@@ -121,16 +122,32 @@ def _found(outcome: Outcome) -> dict[str, Any]:
     return {"values": dict(outcome.values), "samples": dict(outcome.samples)}
 
 
-def _free(job: Job) -> float:
-    """Share of the device's memory that is free; what this process keeps for later is given back first."""
+def _memory(job: Job) -> tuple[float, float]:
+    """Share of the device's memory that is free, and the share that this process has been seen to need beyond it.
+
+    What it does not hold between turns is given back before; it takes that again in its first turn, and then keeps it.
+    On a CPU the free share is the launcher's to find out.
+    """
     if job.cell.device == "cpu" or not torch.accelerator.is_available():
-        return 1.0
+        return 1.0, _host_need() if job.cell.device == "cpu" else 0.0
     try:
+        peak = torch.accelerator.max_memory_reserved(job.cell.device)
         torch.accelerator.empty_cache()
         free, total = torch.accelerator.get_memory_info(job.cell.device)
+        held = torch.accelerator.memory_reserved(job.cell.device)
     except (RuntimeError, NotImplementedError):  # a device that shares the CPU's memory does not tell
-        return 1.0
-    return free / total
+        return 1.0, 0.0
+    return free / total, max(0, peak - held) / total
+
+
+def _host_need(status: Path = Path("/proc/self/status")) -> float:
+    """The share of the machine's memory that this process has had and given back; 0 where the system does not tell."""
+    try:
+        lines = dict(line.split(":", 1) for line in status.read_text(encoding="utf-8").splitlines() if ":" in line)
+        peak, now = (int(lines[name].split()[0]) * 1024 for name in ("VmHWM", "VmRSS"))
+        return max(0, peak - now) / machine.memory()[0]
+    except (OSError, ValueError, KeyError):
+        return 0.0
 
 
 def _memory_ran_out(error: BaseException | None) -> str:

@@ -12,7 +12,10 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention
 
 from bench.model.modes import DTYPES, empty_compiler_cache
+from bench.model.seen import Device, Torch, devices
 from bench.timing.clock import calls_within, clock_of, warm_up
+
+__all__ = ["Compiled", "Device", "Torch", "compiled", "devices", "kernels", "products"]
 
 SIDE_CPU, SIDE = 512, 4096
 """Of the matrices whose product is timed: some milliseconds on a CPU, about one on a data-centre GPU."""
@@ -26,58 +29,6 @@ KERNELS = {
 """Of torch's scaled dot product attention; "math" is the unfused one, and works everywhere."""
 _CLOSE = {torch.float32: 1e-3, torch.bfloat16: 5e-2, torch.float16: 1e-2}
 """How far an attention of values in -1..1 may be from that in float32 on the CPU."""
-
-
-@dataclass(frozen=True)
-class Device:
-    """name: "cuda:0". model: what its maker calls it. memory_gib: None where torch does not tell."""
-
-    name: str
-    model: str
-    memory_gib: float | None
-
-
-@dataclass(frozen=True)
-class Torch:
-    """How torch sees the machine.
-
-    cuda, hip: version that it was built for; None: built without. devices: beside the CPU. said: why CUDA does not
-    work, in torch's words, or what it warned of.
-    """
-
-    version: str
-    cuda: str | None
-    hip: str | None
-    devices: tuple[Device, ...]
-    said: str
-
-
-def devices() -> Torch:
-    """What torch computes on here, beside the CPU."""
-    found: list[Device] = []
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        try:
-            if torch.accelerator.is_available():
-                kind = torch.accelerator.current_accelerator()
-                assert kind is not None
-                found = [_device(f"{kind.type}:{index}") for index in range(torch.accelerator.device_count())]
-            elif torch.version.cuda:
-                torch.cuda.init()  # says why not
-        except (RuntimeError, AssertionError) as error:
-            said = [str(error)]
-        else:
-            said = []
-    said += [str(warning.message) for warning in caught]
-    return Torch(str(torch.__version__), torch.version.cuda, torch.version.hip, tuple(found), " ".join(said))
-
-
-def _device(name: str) -> Device:
-    device = torch.device(name)
-    if device.type == "mps":
-        return Device(name, "Apple GPU", None)
-    properties = torch.get_device_module(device.type).get_device_properties(device)
-    return Device(name, properties.name, round(properties.total_memory / 2**30, 1))
 
 
 def products(device: str, side: int | None = None) -> dict[str, float | str]:

@@ -2,11 +2,11 @@
 
 import hashlib
 import importlib.metadata
+import importlib.util
 import json
 import os
 import platform
 import re
-import shutil
 import subprocess
 import time
 from dataclasses import asdict, dataclass, field
@@ -15,11 +15,18 @@ from typing import Any
 
 from bench.catalogue import ROOT
 from bench.errors import UserError
+from bench.plan import cards
+from bench.plan.machine import cpus
 from bench.plan.variables import speed
 
 _PACKAGES = ("torch", "torchvision", "timm", "numpy", "segmentation-models-pytorch", "faster-coco-eval")
 # What the kernel calls the instructions that make a narrow type fast; a dtype works without them, only slowly.
 _BF16_FLAGS = ("amx_bf16", "avx512_bf16", "bf16")
+_ON_GPUS = {
+    "triton": ("triton", "pytorch-triton"),
+    "cudnn": ("nvidia-cudnn-cu13", "nvidia-cudnn-cu12", "nvidia-cudnn-cu11"),
+}
+"""What computes on GPUs, by the names of its packages; where torch brings its own, the version is not told."""
 _FP16_FLAGS = ("amx_fp16", "avx512_fp16", "fphp")
 
 
@@ -29,20 +36,23 @@ class Environment:
 
     Attributes:
         id: the first 12 hexadecimal digits of the SHA-256 of everything below but `comparable`, as JSON with sorted
-            keys; `driver` and `gpu_memory_gib` are left out where they are empty.
+            keys; `driver` and `gpu_memory_gib` are left out where both are empty, `gpu_power_w` where it is.
         comparable: the same without the git state; only records that share it are ever put in one table.
         cpu: model, as the kernel names it.
         cores: CPUs that the process may use.
         memory_gib: physical memory in GiB.
-        gpus: models of NVIDIA GPUs, as nvidia-smi names them.
+        gpus: model of the NVIDIA GPU that cells run on, as nvidia-smi names it, of a slice with its MIG profile; where
+            there are several alike it stands here once, for a cell has one of them.
         dtypes: number formats that the CPU has instructions for.
         variables: environment variables that change speed, where they are set; of paths in them the last part.
         system: operating system and architecture.
         python: version.
-        packages: versions of the libraries that models and metrics come from.
+        packages: versions of the libraries that models and metrics come from; where there is a GPU, also of cuda (that
+            torch was built for), cudnn and triton.
         git: commit of densebench's own tree, results apart, with "+changes" where files were edited; or "unknown".
         driver: version of the NVIDIA driver; empty where there is no GPU.
-        gpu_memory_gib: memory of each GPU in GiB.
+        gpu_memory_gib: memory of the GPU in GiB, of a slice what its profile says.
+        gpu_power_w: power limit of the GPU in watts.
     """
 
     id: str
@@ -59,6 +69,7 @@ class Environment:
     git: str
     driver: str = ""
     gpu_memory_gib: list[float] = field(default_factory=list)
+    gpu_power_w: list[float] = field(default_factory=list)
 
     def title(self) -> str:
         """One line for a table's heading."""
@@ -73,22 +84,27 @@ class Environment:
         return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
 
 
-def describe() -> Environment:
-    """This machine, now. The git state is that of densebench's own tree, results apart."""
+def describe(box: cards.Box | None = None) -> Environment:
+    """This machine, now. The git state is that of densebench's own tree, results apart.
+
+    Args:
+        box: its cards, where they have been looked at already.
+    """
     flags, model = _cpu()
     facts: dict[str, Any] = {
         "cpu": model,
-        "cores": len(os.sched_getaffinity(0)),
+        "cores": len(cpus()),
         "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
-        "gpus": _gpus(),
+        "gpus": [],
         "dtypes": ["fp32", *_fast("bf16", flags, _BF16_FLAGS), *_fast("fp16", flags, _FP16_FLAGS)],
         "variables": speed(os.environ),
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
         "packages": {name: version for name in _PACKAGES if (version := installed(name))},
     }
-    if known := _gpu_facts():  # left out where there is none, so that a CPU's digest is what it always was
-        facts |= known
+    if used := (box or cards.look()).used:  # left out without a GPU: a CPU's digest is what it always was
+        facts |= _gpu_facts(used[0])
+        facts["packages"] |= _gpu_packages()
     git = _git()
     name, comparable = _digests(facts, git)
     return Environment(id=name, comparable=comparable, **facts, git=git)
@@ -97,8 +113,9 @@ def describe() -> Environment:
 def consistent(environment: Environment) -> bool:
     """Whether its digests are those of what it says."""
     facts = {name: value for name, value in asdict(environment).items() if name not in ("id", "comparable", "git")}
-    if not environment.driver and not environment.gpu_memory_gib:
-        facts = {name: value for name, value in facts.items() if name not in ("driver", "gpu_memory_gib")}
+    left_out = {"driver", "gpu_memory_gib"} if not environment.driver and not environment.gpu_memory_gib else set()
+    left_out |= set() if environment.gpu_power_w else {"gpu_power_w"}
+    facts = {name: value for name, value in facts.items() if name not in left_out}
     return _digests(facts, environment.git) == (environment.id, environment.comparable)
 
 
@@ -166,29 +183,32 @@ def _fast(dtype: str, flags: set[str], wanted: tuple[str, ...]) -> list[str]:
     return [dtype] if flags & set(wanted) else []
 
 
-def _gpus() -> list[str]:
-    return [line.strip() for line in _ask_gpus("name")]
+def _gpu_facts(card: cards.Card) -> dict[str, Any]:
+    """What is known of the kind of card that cells run on."""
+    facts: dict[str, Any] = {"gpus": [card.model]}
+    if card.driver or card.memory_gib is not None:
+        facts |= {"driver": card.driver, "gpu_memory_gib": [] if card.memory_gib is None else [card.memory_gib]}
+    if card.power_limit_w is not None:
+        facts["gpu_power_w"] = [card.power_limit_w]
+    return facts
 
 
-def _gpu_facts() -> dict[str, Any]:
-    """Driver and memory of the GPUs; empty without one."""
-    found = [line.split(",") for line in _ask_gpus("driver_version,memory.total")]
-    sizes = [size.strip() for _, size in found]
-    if not found or not all(size.isdigit() for size in sizes):
-        return {}
-    return {"driver": found[0][0].strip(), "gpu_memory_gib": [round(int(size) / 1024, 1) for size in sizes]}
+def _gpu_packages() -> dict[str, str]:
+    """Versions of what computes on a GPU, as far as they can be known without torch."""
+    found = {what: next(filter(None, map(installed, names)), "") for what, names in _ON_GPUS.items()}
+    found["cuda"] = _built_for()
+    return {what: version for what, version in found.items() if version}
 
 
-def _ask_gpus(what: str) -> list[str]:
-    """A line of nvidia-smi's answer for each GPU; none without one."""
-    if not (tool := shutil.which("nvidia-smi")):
-        return []
-    asked = [tool, f"--query-gpu={what}", "--format=csv,noheader,nounits"]
+def _built_for() -> str:
+    """The version of CUDA that torch was built for, from the file in which it says so; "" where it does not."""
+    place = importlib.util.find_spec("torch")  # finds it and imports nothing
     try:
-        answer = subprocess.run(asked, capture_output=True, text=True, timeout=20, check=True)
-    except (OSError, subprocess.SubprocessError):
-        return []
-    return [line for line in answer.stdout.splitlines() if line.strip()]
+        text = "" if place is None or place.origin is None else (Path(place.origin).parent / "version.py").read_text()
+    except OSError:
+        return ""
+    said = re.search(r"^cuda\b[^=]*= *['\"]([\d.]+)['\"]", text, re.MULTILINE)
+    return said[1] if said else ""
 
 
 def installed(package: str) -> str:

@@ -14,6 +14,12 @@ KTHREADD = 2
 """Process of Linux that all threads of the kernel are children of."""
 
 
+def cpus() -> list[int]:
+    """CPUs that this process may use; all of them where the system does not tell, as macOS does not."""
+    allowed = getattr(os, "sched_getaffinity", None)
+    return sorted(allowed(0)) if allowed is not None else list(range(os.cpu_count() or 1))
+
+
 def memory() -> tuple[int, int]:
     """Bytes that there are, and that can be had now.
 

@@ -87,6 +87,11 @@ class Matrix:
         names = {name for block in self.blocks for name in block["dataset"]}
         return not any(catalogue.dataset(name).facts["root"] for name in names)
 
+    @property
+    def devices(self) -> frozenset[str]:
+        """Devices that are asked for, "auto" as such."""
+        return frozenset(device for block in self.blocks for device in block["device"])
+
     def on(self, dataset: str, tasks: Collection[str]) -> "Matrix":
         """The same question on one data set; heads of tasks that it has no labels for drop out.
 

@@ -35,9 +35,9 @@ _SINGLE = frozenset(
 )
 _ASIDE = re.compile(
     r".*_(DIR|DIRS|HOME|PATH|ROOT|FILE|VERSION)|TORCH_(LOGS|TRACE|SHOW_CPP_STACKTRACES|CPP_LOG_LEVEL|CUDA_ARCH_LIST)"
-    r"|PYTORCH_BUILD_NUMBER|MKL_VERBOSE|(DNNL|ONEDNN)_VERBOSE|OMP_DISPLAY_.*|KMP_(SETTINGS|VERSION|WARNINGS|DUPLICATE_LIB_OK)"
+    r"|PYTORCH_(BUILD_NUMBER|NVML_BASED_CUDA_CHECK)|MKL_VERBOSE|(DNNL|ONEDNN)_VERBOSE|OMP_DISPLAY_.*|KMP_(SETTINGS|VERSION|WARNINGS|DUPLICATE_LIB_OK)"
 )
-"""Where things lie, which version something is, and what is shown: no speed."""
+"""Where things lie, which version something is, what is shown, and how torch looks for GPUs: no speed."""
 _FOLDERS = re.compile(r"(?:[^\s:;,=/]*/)+")
 
 

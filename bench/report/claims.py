@@ -8,8 +8,9 @@ learnt from all sessions that are at hand, see `processes`. Of many differences 
 surer, see `bench.stats.family`.
 
 Cells of different sessions are compared through the *anchor*, one cell that was timed in the rounds of both: each is
-set against the anchor of its own session, so that what the machine drifted in between cancels. Of a figure that was
-taken in company nothing is claimed.
+set against the anchor of its own session, so that what the machine drifted in between cancels. Two GPUs of one kind are
+not equally fast, and need not be so by one factor for every cell: what the anchor differs by on the two is added to the
+floor. Of a figure that was taken in company nothing is claimed.
 Sessions without a common anchor have nothing that ties them together; there, and where no noise floor is known, a
 difference is claimed only beyond `UNLINKED`.
 """
@@ -23,7 +24,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.plan.measure import Measure
+from bench.plan.measure import CARD, Measure
 from bench.stats.family import ALPHA
 from bench.stats.ranking import Noise
 from bench.stats.sampling import Ratio, by_round, ratio, rounds_of
@@ -101,7 +102,7 @@ def claim(measure: Measure, first: Record, second: Record, series: str = "", *, 
     together = first.values.get("session") == second.values.get("session") is not None
     if len(known) == len(floors):
         # Two sessions, two pairs of processes that may differ by so much.
-        floor = max(known) if together else math.hypot(*known)
+        floor = max(known) if together else math.hypot(*known) + _cards_differ(first, second)
         found = _ratio(series, first, second, together=together)
         if found is not None:
             # A link is two more processes.
@@ -115,6 +116,14 @@ def claim(measure: Measure, first: Record, second: Record, series: str = "", *, 
         return Claim(None, None, 1.0)
     off = abs(math.log(float(values[0]) / float(values[1])))  # pyright: ignore[reportArgumentType] - numbers, above
     return Claim(None, None, 0.0 if off > math.log1p(UNLINKED) else 1.0)
+
+
+def _cards_differ(first: Record, second: Record) -> float:
+    """What the anchor differs by on the two cards that records were measured on, as a share; 0 on one."""
+    one, other = ((record.values.get(CARD), record.samples.get(TWINS[0])) for record in (first, second))
+    if one[0] == other[0] or not one[1] or not other[1]:
+        return 0.0
+    return abs(math.log(median(one[1]) / median(other[1])))
 
 
 def against_anchor(measure: Measure, record: Record, series: str = "") -> Ratio | None:

@@ -11,6 +11,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from bench.plan import machine
 from bench.timing.nvml import Gpu, open_gpu
 
 POWER_CAP = "power cap"
@@ -86,7 +87,7 @@ class Watch:
         self.on_cpu = on_cpu
         self.proc = proc
         self.cpus = cpus
-        self._mine = sorted(os.sched_getaffinity(0))
+        self._mine = machine.cpus()
         self._start: _Start | None = None
 
     def start(self) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from statistics import median
 
 from bench.plan.cell import Cell
+from bench.plan.machine import cpus
 from bench.plan.measure import COMPANY, Context, Invalid, Outcome, Turn, Value
 from bench.stats.sampling import Interval, beside_others, enough, interval, quantile, rounds_of
 from bench.timing import company
@@ -76,7 +77,7 @@ class Rounds:
         self.steady = False
         self.look = LEAST
         kind, _, number = cell.device.partition(":")
-        self._device, self._cores = (kind, int(number or 0)), len(os.sched_getaffinity(0))
+        self._device, self._cores = (kind, int(number or 0)), len(cpus())
 
     def take(self) -> None:
         """Warm up, then take rounds until the precision is reached or the budget ends."""
@@ -262,7 +263,7 @@ class Places:
     """
 
     def __init__(self, threads: int) -> None:
-        self.cpus = sorted(os.sched_getaffinity(0))
+        self.cpus = cpus()
         self.busy = _busiest(threads) if threads in (1, len(self.cpus)) else ()
 
     @contextlib.contextmanager
@@ -278,7 +279,7 @@ class Places:
 
 
 def _allow(thread: int, cpus: Iterable[int]) -> None:
-    with contextlib.suppress(OSError):  # it has ended
+    with contextlib.suppress(OSError, AttributeError):  # it has ended; or the system has no such call
         os.sched_setaffinity(thread, cpus)
 
 
@@ -327,7 +328,7 @@ def undisturbed(take: Callable[[], Outcome], cell: Cell, context: Context) -> Ou
         watch = company.watch(kind, int(number or 0), 1)
         watch.start()
         found = take()
-        reason = company.disturbed(watch.stop(), len(os.sched_getaffinity(0)), cell.threads, kind)
+        reason = company.disturbed(watch.stop(), len(cpus()), cell.threads, kind)
         if not reason:
             return found
         tries += 1

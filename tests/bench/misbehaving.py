@@ -1,5 +1,6 @@
 """What a measurement can do wrong, and a worker that does it: importable by forked workers."""
 
+import contextlib
 import os
 import signal
 import sys
@@ -152,6 +153,92 @@ def refuses(context):
     unsupported(context)
 
 
+def _visible():
+    return os.environ.get("CUDA_VISIBLE_DEVICES", "")
+
+
+def says_what_it_sees(context):
+    from bench.plan.measure import Outcome
+
+    time.sleep(0.3)
+    return Outcome({"x": 1.0, "seen": _visible(), "check": os.environ.get("PYTORCH_NVML_BASED_CUDA_CHECK", "")})
+
+
+@contextlib.contextmanager
+def _at_work(context):
+    """Within it, others see that this process is at work, and on which card."""
+    mine = context.cache / f"at work {os.getpid()} {_visible()}"
+    mine.touch()
+    try:
+        yield
+    finally:
+        mine.unlink()
+
+
+def _neighbours(context):
+    """Cards of the other processes that are at work."""
+    found = [path.name.split(" ")[2:] for path in context.cache.glob("at work *")]
+    return [card for pid, card in found if int(pid) != os.getpid()]
+
+
+def trains(context, patience_s=1.5):
+    """A training that goes on until four of its kind are there, or for some seconds; most on its card is its value."""
+    from bench.plan.measure import Outcome
+
+    most = 0
+    with _at_work(context):
+        for step in range(3):
+            context.report("training", step, 3)
+        until = time.monotonic() + patience_s
+        while time.monotonic() < until:
+            neighbours = _neighbours(context)
+            most = max(most, 1 + sum(card == _visible() for card in neighbours))
+            if len(neighbours) >= 3:
+                time.sleep(0.5)  # so that all see it
+                break
+            time.sleep(0.02)
+    return Outcome({"x": 1.0, "most": most})
+
+
+def wants_a_card(context):
+    """A training that runs out of memory beside another one on its card."""
+    import torch
+
+    if trains(context, 1.0).values["most"] > 1:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+
+
+def waits_for_the_host(context, slowed=0.2):
+    """Turns whose passes take longer while others are at work on other cards; who was is a series, too."""
+    from bench.plan.measure import Outcome
+
+    times, indices, crowd = [], [], []
+    for turn in context.turns():
+        most = 0
+        with _at_work(context):
+            until = time.monotonic() + 0.015
+            while time.monotonic() < until:
+                most = max(most, sum(card != _visible() for card in _neighbours(context)))
+                time.sleep(0.001)
+        times.append((10.0 + turn.index // 2 % 5) * (1 + slowed * most))
+        indices.append(turn.index)
+        crowd.append(float(most))
+        if len(times) >= 20 * context.precision.budget_s:
+            break
+    return Outcome({"x_ms": 10.0}, {"x_ms": times, "x_ms_round": indices, "crowd": crowd})
+
+
+def waits_for_nobody(context):
+    return waits_for_the_host(context, slowed=0.0)
+
+
+def fills_memory_in_its_turns(context):
+    return takes_turns(context)
+
+
+MEMORY = {"fills_memory_in_its_turns": (0.9, 0.2)}
+"""Share of a device's memory that is free when they have loaded their model, and that they need beyond."""
+
 # name -> (status that it must get, what its reason must say)
 WAYS = {
     "raises": ("error", "KeyError: 'lost'"),
@@ -176,7 +263,9 @@ def work(job, settings, threads, connection):
         found = globals()[job.measure.name](context)
         return Outcome({"x": 1.0}) if found is None else found
 
+    memory = MEMORY.get(job.measure.name, (1.0, 0.0))
     with (
+        mock.patch.object(worker, "_memory", return_value=memory),
         mock.patch.object(worker, "import_module", return_value=SimpleNamespace(measure=measure)),
         mock.patch.object(worker.catalogue, "get", return_value=SimpleNamespace(module="")),
     ):

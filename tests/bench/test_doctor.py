@@ -300,8 +300,8 @@ def test_a_device_that_nvidia_smi_does_not_list_has_to_be_asked_for():
     assert "--device xpu" in next(disagreement(Smi(), torch("xpu:0"), {})).do
 
 
-def test_devices_as_both_see_them(monkeypatch, environment):
-    environment(gpus=["H100", "H100"])
+def test_devices_as_both_see_them(monkeypatch):
+    monkeypatch.setattr(doctor, "_listed", lambda: ["H100", "H100"])
     monkeypatch.setattr(doctor, "ask_smi", lambda gpus: Smi(True, gpus, "580.1", "13.0"))
     smi, seen = doctor.devices(Answers({("devices",): (True, torch("cuda:0", "cuda:1"))}))
     assert smi.text == "nvidia-smi sees 2 x H100, driver 580.1, for CUDA up to 13.0"

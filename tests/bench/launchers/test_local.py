@@ -87,7 +87,7 @@ def test_a_bad_cell_becomes_a_row_and_the_next_one_runs(tmp_path, monkeypatch, w
 
 def test_shared_jobs_run_side_by_side_and_exclusive_ones_alone(tmp_path, monkeypatch):
     monkeypatch.setattr(_worker, "_work", misbehaving.work)
-    monkeypatch.setattr(local.os, "sched_getaffinity", lambda pid: {0, 1})
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 1})
     jobs = [job("good", exclusive=False), job("good", exclusive=False), job("good"), job("good")]
     running = most = 0
     order = []
@@ -105,7 +105,7 @@ def test_shared_jobs_run_side_by_side_and_exclusive_ones_alone(tmp_path, monkeyp
 
 def test_what_runs_out_of_memory_beside_others_is_tried_once_more_alone(tmp_path, monkeypatch):
     monkeypatch.setattr(_worker, "_work", misbehaving.work)
-    monkeypatch.setattr(local.os, "sched_getaffinity", lambda pid: {0, 1})
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 1})
     jobs = [replace(job("wants_the_machine", exclusive=False), key=str(index)) for index in range(2)]
     jobs += [replace(job("starves_its_neighbour", exclusive=False), key=f"s{index}") for index in range(2)]
     jobs.append(job("out_of_memory", exclusive=False))
@@ -135,6 +135,16 @@ def test_what_the_first_job_waits_for_the_server_of_workers_is_none_of_its_time(
     (ended,) = (event for event in launch(tmp_path, [job("good")]) if isinstance(event, Finished))
     assert (ended.status, ended.values) == ("ok", {"x": 1.0})
     assert ended.wall_s < 1000
+
+
+def test_on_a_system_without_forks_of_a_server_workers_are_spawned(tmp_path, monkeypatch):
+    """And that does not tell which CPUs may be used: macOS."""
+    assert (_worker._spawned("darwin"), _worker._spawned("linux")) == (True, False)
+    monkeypatch.setattr(_worker, "_spawned", lambda: True)
+    monkeypatch.setattr(_worker, "_work", misbehaving.work)
+    monkeypatch.delattr(os, "sched_getaffinity")
+    ended = [one for one in launch(tmp_path, [job("good")]) if isinstance(one, Finished)]
+    assert [(one.status, one.values) for one in ended] == [("ok", {"x": 1.0})]
 
 
 def test_closing_the_launcher_ends_its_workers(tmp_path, monkeypatch):

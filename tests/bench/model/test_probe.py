@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from bench.model import probe
+from bench.model import probe, seen
 
 
 @pytest.fixture
@@ -44,7 +44,7 @@ def test_a_torch_without_cuda_has_nothing_to_say(monkeypatch):
 
 
 def test_a_device_that_shares_the_cpus_memory_tells_no_size():
-    assert probe._device("mps:0").memory_gib is None
+    assert seen._device("mps:0").memory_gib is None
 
 
 @pytest.fixture

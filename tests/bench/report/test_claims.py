@@ -8,7 +8,7 @@ from itertools import product
 import numpy as np
 import pytest
 
-from bench.plan.measure import COMPANY, Column, Measure
+from bench.plan.measure import CARD, COMPANY, Column, Measure
 from bench.report.claims import SUPPOSED, TAILS, TWINS_DIFFER, UNLINKED, Unlinked, claim, processes
 from bench.stats.family import ALPHA, family
 from bench.stats.sampling import noise_floor
@@ -47,6 +47,21 @@ def test_sessions_are_tied_by_their_anchor():
     assert said.ratio.low < said.ratio.value < said.ratio.high
     same = claim(MEASURE, record(1.0, session="t", drift=1.4), record(1.0))
     assert not same.different
+
+
+def test_what_two_cards_differ_by_is_no_difference_of_cells():
+    """One is slower by 15 %, as its anchor says; so a tenth more may be that card, too."""
+
+    def on(card, one):
+        return replace(one, values={**one.values, CARD: card})
+
+    slower = record(1.1, session="t", drift=1.15)
+    assert claim(MEASURE, on("GPU-a", slower), on("GPU-a", record(1.0))).different
+    said = claim(MEASURE, on("GPU-b", slower), on("GPU-a", record(1.0)))
+    assert said.floor == pytest.approx(0.01 * 2**0.5 + math.log(1.15), rel=0.05)
+    assert not said.different
+    far = record(1.3, session="t", drift=1.15)
+    assert claim(MEASURE, on("GPU-b", far), on("GPU-a", record(1.0))).different
 
 
 def test_without_a_tie_only_what_is_far_apart_is_claimed():

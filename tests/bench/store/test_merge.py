@@ -33,7 +33,7 @@ def sound(cpu: str = "Test CPU") -> Environment:
     """An environment whose ids are the digests of what it says."""
     found = replace(stated("x", cpu=cpu), git="0123456789ab")
     facts = {name: value for name, value in vars(found).items() if name not in {"id", "comparable", "git"}}
-    facts = {name: value for name, value in facts.items() if name not in {"driver", "gpu_memory_gib"}}
+    facts = {name: value for name, value in facts.items() if name not in {"driver", "gpu_memory_gib", "gpu_power_w"}}
     name, comparable = environments._digests(facts, found.git)
     return replace(found, id=name, comparable=comparable)
 
