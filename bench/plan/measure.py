@@ -62,6 +62,8 @@ TEACHER = "teacher"
 """Key of a value beside the columns: the digest of the kept model that taught."""
 UNSUITED = "unsuited"
 """Key of a value beside the columns: why the recipe was not for the weights, where training was forced."""
+AFTER = "after"
+"""Key of a value beside the columns: when a record began that this one follows, by a clock that was set back since."""
 CANNOT, CROSSED = "cannot", "crossed"
 """Keys of an unsupported cell's values: the axes (comma-separated) that do not go with its backbone ("task": that its
 data set has no labels for), and the matrix that crossed them where nobody asked for just that."""
@@ -76,6 +78,7 @@ BESIDE: Mapping[str, str] = {
     TRAINED: "the recipe in words",
     TEACHER: "digest of the kept model that taught",
     UNSUITED: "why the recipe was not for the weights, where training was forced",
+    AFTER: "when an earlier record of the question began, by a clock that was set back since: this one is the later",
     CANNOT: 'axes that do not go with the backbone, separated by commas; "task": the data set has no labels for it',
     CROSSED: "matrix that crossed them, where nobody asked for just that",
     "session": "which group of cells was timed in turns; equal within one",
