@@ -23,7 +23,7 @@ from bench.plan.matrix import Matrix
 from bench.plan.measure import AFTER, CANNOT, CROSSED, MODEL, Measure, Value, measures
 from bench.store import listings, states
 from bench.store.record import SENTENCE, SETTLED, Record, better, question, sayable
-from bench.store.store import Store, Writer, plain
+from bench.store.store import Store, Writer, fits
 
 
 @dataclass(frozen=True)
@@ -530,8 +530,11 @@ def machine_folder(results: Path, machine: str | None, environment: Environment)
     Raises:
         UserError: the name is none of a folder in the results.
     """
-    if machine is not None and not plain(machine):
-        raise UserError(f"--machine {machine!a} is no plain name; take letters, digits, '.', '_' and '-'")
+    if machine is not None and not fits(machine, results):
+        raise UserError(
+            f"--machine {machine!a} is no plain name; take letters, digits, '.', '_' and '-', or the name of a folder "
+            f"that is in {results}"
+        )
     return results / (machine or environment.slug())
 
 

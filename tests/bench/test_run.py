@@ -206,6 +206,24 @@ def test_a_machines_folder_is_in_the_results(tmp_path, name):
         run.machine_folder(tmp_path, name, HERE)
 
 
+def test_a_folder_that_is_there_may_be_called_as_it_is(tmp_path, question, monkeypatch):
+    """Older versions, and other people, called them otherwise."""
+    for name in ("my GPU box", "é", "-x"):
+        with pytest.raises(UserError, match="is no plain name"):
+            run.machine_folder(tmp_path, name, HERE)
+        (tmp_path / name).mkdir()
+        assert run.machine_folder(tmp_path, name, HERE) == tmp_path / name
+    (tmp_path / "a file").touch()
+    with pytest.raises(UserError, match="is no plain name"):
+        run.machine_folder(tmp_path, "a file", HERE)
+    with pytest.raises(UserError, match="is no plain name"):
+        run.machine_folder(tmp_path, "x" * 5000, HERE)
+    store = Store(tmp_path / "my GPU box")
+    Launcher(monkeypatch)
+    go(question, store, tmp_path)
+    assert run.plan(question, HERE, store, Roots()).todo == []
+
+
 def test_names_of_classes_that_are_no_text_are_escapes_from_the_start(tmp_path):
     root = fixtures.write_yolo(tmp_path / "own", names=r'["ro\ud800ad", "b\e[31mox"]')
     opened = load(catalogue.dataset("yolo"), task="detection", root=root, cache=tmp_path / "cache", split="val")
