@@ -68,8 +68,25 @@ def read(path: Path) -> Checkpoint:
     """
     if not path.is_file():
         raise WeightsError(f"there is no file {path}")
-    if path.suffix == ".safetensors":
-        return _read_safetensors(path)
+    found = _read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path)
+    # Masks of attention may be infinite; whatever else is computes nothing, and a loss would tell it as its own fault.
+    broken = [name for name, tensor in found.tensors.items() if not name.endswith("mask") and not _finite(tensor)]
+    if broken:
+        raise WeightsError(
+            f"{path} is broken: {len(broken)} of its {len(found.tensors)} tensors hold NaN or infinity ({some(broken)})"
+        )
+    return found
+
+
+def _finite(tensor: Tensor) -> bool:
+    if not tensor.is_floating_point():
+        return True
+    return bool(
+        (tensor.float() if tensor.element_size() == 1 else tensor).isfinite().all()
+    )  # of eight bits it asks none
+
+
+def _read_torch(path: Path) -> Checkpoint:
     try:
         with warnings.catch_warnings():
             # torch warns of pickles that it may not be able to read, which is the next thing to be seen.

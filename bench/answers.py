@@ -54,6 +54,7 @@ class Known:
         comparable = {name for name, one in described.items() if one == environment.comparable}
         self.anchors = Anchors()
         self._best: dict[Key, Record] = {}
+        self._newest: dict[Key, str] = {}
         silent: dict[tuple[Any, Any], Record] = {}
         where: Counter[str] = Counter()
         known = {name: (one, frozenset(one.fields)) for name, one in measures().items()}
@@ -73,6 +74,7 @@ class Known:
     def _see(self, record: Record, asked: Key, wanted: Collection[Key]) -> None:
         self.anchors.see(record)
         if asked in wanted:
+            self._newest[asked] = max(self._newest.get(asked, ""), record.began)
             before = self._best.get(asked)
             if before is None or better(record, before):
                 self._best[asked] = record
@@ -80,6 +82,10 @@ class Known:
     def answer(self, asked: Key) -> Record | None:
         """The record that answers one of the questions that were wanted."""
         return self._best.get(asked)
+
+    def newest(self, asked: Iterable[Key]) -> str:
+        """When the last record of these questions began, which need not answer them; "" without one."""
+        return max((self._newest.get(one, "") for one in asked), default="")
 
 
 class Anchors:

@@ -1,7 +1,9 @@
 """Live progress of a run: a bar with the time left and a line for each running cell; plain lines without a terminal."""
 
+import re
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Iterator, Mapping
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
@@ -22,6 +24,9 @@ from bench.store.record import Record
 if TYPE_CHECKING:
     from bench.report.terminal import TerminalTable
 
+REASONS, NAMED = 12, 3
+"""Reasons for which there is no number that are told one by one, and the measurements that are named of each."""
+_NUMBER = re.compile(r"\d+(?:\.\d+)?")
 REFRESH_HZ = 4
 LOOK_S = 5.0
 """Seconds between two looks at the table of what is known so far."""
@@ -150,3 +155,21 @@ def _headline(event: Finished) -> str:
         if isinstance(value, (int, float)):
             parts.append(f"{column.title} {value:.{column.digits}f} {column.unit}".strip())
     return ", ".join(parts) or "ok"
+
+
+def missing(records: Mapping[str, Record]) -> Iterator[tuple[str, str]]:
+    """Status and line for each measurement without a number: of many for one reason the first ones, and a count.
+
+    records: title -> record. Reasons that differ in numbers alone are one.
+    """
+    groups: dict[tuple[str, str], list[tuple[str, Record]]] = {}
+    for title, record in records.items():
+        groups.setdefault((record.status, _NUMBER.sub("#", record.reason)), []).append((title, record))
+    for (status, _), group in islice(groups.items(), REASONS):
+        for title, record in group[:NAMED]:
+            yield status, f"{status}: {title}: {record.reason}"
+        if len(group) > NAMED:
+            yield status, f"{status}: and {len(group) - NAMED:,} more for this reason"
+    for status in dict.fromkeys(status for status, _ in islice(groups, REASONS, None)):
+        others = [len(group) for (of, _), group in islice(groups.items(), REASONS, None) if of == status]
+        yield status, f"{status}: and {sum(others):,} more for {len(others):,} other reasons, which their records have"

@@ -20,10 +20,10 @@ from bench.plan import dataset, listing, models, recipe, source, weights
 from bench.plan.cell import FIELDS, IN_TITLE, Cell
 from bench.plan.environment import Environment, as_json
 from bench.plan.matrix import Matrix
-from bench.plan.measure import CANNOT, CROSSED, MODEL, Measure, Value, measures
+from bench.plan.measure import AFTER, CANNOT, CROSSED, MODEL, Measure, Value, measures
 from bench.store import listings, states
 from bench.store.record import SENTENCE, SETTLED, Record, better, question, sayable
-from bench.store.store import Store, Writer, plain
+from bench.store.store import Store, Writer, fits
 
 
 @dataclass(frozen=True)
@@ -31,13 +31,14 @@ class Planned:
     """One measurement of a plan.
 
     done: the record that already answers it; None: to be measured. refused: why it cannot be measured at all. chosen:
-    see `bench.plan.matrix.Ask`.
+    see `bench.plan.matrix.Ask`. newest: when the last record of it began; "" without one.
     """
 
     job: Job
     done: Record | None
     refused: str
     chosen: frozenset[str] = frozenset()
+    newest: str = ""
 
 
 @dataclass(frozen=True)
@@ -206,7 +207,8 @@ def plan(
             or (keep_models and one.job.measure.trains and done.status == "ok" and not _model_of(done, store.folder))
         ):
             done = None
-        named.append(_asked(replace(one, done=done, job=replace(one.job, vary=vary))))
+        one = replace(one, done=done, job=replace(one.job, vary=vary), newest=known.newest(questions[key]))  # noqa: PLW2901
+        named.append(_asked(one))
     older = seen.to_state(known.silent)
     return Plan(len(cells), tuple(named), environment, matrix.name, older, anchors=known.anchors)
 
@@ -338,11 +340,14 @@ class _Ledger:
         self.described = set(described)
         self._describe(plan.environment)
         self.latest = {planned.job.key: planned.done for planned in plan.planned if planned.done is not None}
+        self._newest = {planned.job.key: planned.newest for planned in plan.planned}
 
     def keep(self, event: Finished) -> None:
         """Write the record of an event; one of what the matrix alone had crossed says so."""
         if self.plan.only_crossed(event):
             event = replace(event, values={**event.values, CROSSED: self.plan.matrix})
+        if event.started < (newest := self._newest.get(event.job.key, "")):  # the clock was set back
+            event = replace(event, values={**event.values, AFTER: newest})
         environment = event.environment or self.plan.environment
         self._describe(environment)
         record = _storable(event, environment)
@@ -525,8 +530,11 @@ def machine_folder(results: Path, machine: str | None, environment: Environment)
     Raises:
         UserError: the name is none of a folder in the results.
     """
-    if machine is not None and not plain(machine):
-        raise UserError(f"--machine {machine!a} is no plain name; take letters, digits, '.', '_' and '-'")
+    if machine is not None and not fits(machine, results):
+        raise UserError(
+            f"--machine {machine!a} is no plain name; take letters, digits, '.', '_' and '-', or the name of a folder "
+            f"that is in {results}"
+        )
     return results / (machine or environment.slug())
 
 

@@ -302,6 +302,7 @@ def _plan(*asked: Any, **options: bool) -> Any:
 
 def _after(folder: Path, summary: Any, *, measured: bool, strict: bool, wide: bool, as_csv: bool) -> int:
     """Tables and pictures of what there is now, and what there is to say of the run; its exit code."""
+    from bench.display import missing
     from bench.report import tables as made
 
     reading, tables = _tables(folder, summary)
@@ -317,9 +318,8 @@ def _after(folder: Path, summary: Any, *, measured: bool, strict: bool, wide: bo
     # Who sends SIGTERM or SIGHUP does not wait long, and pictures take some seconds.
     if pictures := _pictures(folder, measured=measured and bool(tables) and summary.interrupted in (0, signal.SIGINT)):
         shown.print(f"picture: {', '.join(map(str, pictures))}", soft_wrap=True)
-    for title, record in summary.missing_numbers.items():
-        style = "yellow" if record.status == "unsupported" else "red"
-        err().print(f"{record.status}: {title}: {record.reason}", style=style, soft_wrap=True)
+    for status, text in missing(summary.missing_numbers):
+        err().print(text, style="yellow" if status == "unsupported" else "red", soft_wrap=True)
     if summary.left_out:
         say(_left_out(summary.left_out, summary.why_left_out))
     if summary.company:

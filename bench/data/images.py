@@ -33,8 +33,12 @@ Colour: TypeAlias = tuple[int, int, int]
 CACHE_BYTES = 1 << 30
 """Default bound of a `SampleCache`: about 1400 samples of 360 x 480 with a mask."""
 
+PIXELS = 178_956_970
+"""Of a picture; what claims more is an attack or a mosaic. Where Pillow would refuse by its own choice, too."""
+Image.MAX_IMAGE_PIXELS = None  # or it would warn of pictures of half as many, which satellites take
+
 # Everything that Pillow's decoders were seen to raise on a damaged file. Its PNG reader really uses SyntaxError.
-_UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
+_UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error)
 
 
 _ORIENTATION = 0x0112
@@ -76,6 +80,12 @@ def _opened(path: Path) -> Iterator[Image.Image]:
     """Pillow's image, not decoded yet; an error while it is opened or decoded becomes a `DataError`."""
     try:
         with Image.open(path) as image:
+            if image.width * image.height > PIXELS:
+                message = (
+                    f"{path}: {image.height} x {image.width} pixels are more than {PIXELS / 1e6:.0f} million, the most "
+                    "of one picture; cut it into tiles"
+                )
+                raise DataError(message)
             yield image
     except FileNotFoundError as error:
         message = f"{path}: no such file"

@@ -65,6 +65,8 @@ UNSUITED = "unsuited"
 CARD, CARDS, CARDS_PCT = "card", "cards", "cards_pct"
 """Keys of values beside the columns: on which of equal GPUs it was measured, on how many cells were timed at once, and
 how much longer a pass was found to take beside the others than alone."""
+AFTER = "after"
+"""Key of a value beside the columns: when a record began that this one follows, by a clock that was set back since."""
 CANNOT, CROSSED = "cannot", "crossed"
 """Keys of an unsupported cell's values: the axes (comma-separated) that do not go with its backbone ("task": that its
 data set has no labels for), and the matrix that crossed them where nobody asked for just that."""
@@ -82,6 +84,7 @@ BESIDE: Mapping[str, str] = {
     CARD: "the GPU, or slice of one, on which it was measured: the beginning of its UUID",
     CARDS: "on how many GPUs groups of cells were timed at once, where it was more than one",
     CARDS_PCT: "by how many percent a pass was found to take longer beside those than alone",
+    AFTER: "when an earlier record of the question began, by a clock that was set back since: this one is the later",
     CANNOT: 'axes that do not go with the backbone, separated by commas; "task": the data set has no labels for it',
     CROSSED: "matrix that crossed them, where nobody asked for just that",
     "session": "which group of cells was timed in turns; equal within one",

@@ -23,6 +23,7 @@ from bench.plan import models
 from bench.plan.cell import Cell
 from bench.plan.environment import Environment, consistent
 from bench.plan.measure import (
+    AFTER,
     CANNOT,
     COMPANY,
     CROSSED,
@@ -56,7 +57,7 @@ _MARKUP = re.compile(r"[<>|`$]|\]\(")
 _FORMULA = ("=", "+", "@")
 _JOINERS = {"\u200c", "\u200d"}
 """What is not printable and belongs to words of some scripts."""
-_TEXTS = (CANNOT, COMPANY, CROSSED, IMAGES_LOST, MODEL_LOST, TRAINED, UNSUITED)
+_TEXTS = (AFTER, CANNOT, COMPANY, CROSSED, IMAGES_LOST, MODEL_LOST, TRAINED, UNSUITED)
 _DIGESTS = (IMAGES, MODEL, TEACHER)
 _LEAST = {"patch": 1, "height": 1, "width": 1, "batch": 1}
 _CELL = {field.name: field.type for field in fields(Cell)}

@@ -30,7 +30,7 @@ from bench.plan.measure import IMAGES, MODEL, measures
 from bench.store import checks, images, listings
 from bench.store.checks import Refused
 from bench.store.record import Record, parse
-from bench.store.store import ENVIRONMENTS, RECORDS, Store, Writer, plain
+from bench.store.store import ENVIRONMENTS, RECORDS, Store, Writer, fits
 
 PICTURES = "pictures"
 """Folder of predictions that were drawn, beside the records."""
@@ -116,15 +116,18 @@ def merge(
     for source in found:
         if source.resolve().is_relative_to(own):
             raise UserError(f"{source} is in {results}, to which it would be added; name somebody else's folder")
-    if machine is not None and (len(found) != 1 or not plain(machine)):
+    if machine is not None and (len(found) != 1 or not fits(machine, results)):
         if len(found) != 1:
             raise UserError(
                 f"--machine names one folder, and {len(found)} came; merge them one by one, or leave it out"
             )
-        raise UserError(f"--machine {machine!a} is no plain name; take letters, digits, '.', '_' and '-'")
+        raise UserError(
+            f"--machine {machine!a} is no plain name; take letters, digits, '.', '_' and '-', or the name of a folder "
+            f"that is in {results}"
+        )
     for source in found:
         name = machine or source.resolve().name
-        if plain(name):
+        if fits(name, results):
             yield _Merge(source, results / name, kept=kept, write=write).run()
         elif len(found) == 1:
             raise UserError(f"{source}: a machine's folder has a plain name, {name!a} came; name it with --machine")

@@ -14,7 +14,7 @@ import msgspec
 
 from bench.errors import UserError, printable, remark
 from bench.plan.cell import LATER, Cell
-from bench.plan.measure import COMPANY, CROSSED, Value, measures
+from bench.plan.measure import AFTER, COMPANY, CROSSED, Value, measures
 
 STATUSES: Mapping[str, str] = {
     "ok": "it was measured",
@@ -96,6 +96,11 @@ class Record:
         return str(self.values.get(COMPANY, ""))
 
     @property
+    def began(self) -> str:
+        """Its place in the order of time: when it started, or when a record did that it follows."""
+        return max(self.started, str(self.values.get(AFTER, "")))
+
+    @property
     def crossed(self) -> str:
         """The matrix that crossed what cannot be had, where nobody asked for it in particular; else ""."""
         return str(self.values.get(CROSSED, ""))
@@ -125,9 +130,10 @@ def better(later: Record, earlier: Record) -> bool:
 
     What is settled replaces what is not, and what was settled before; but a figure in company does not take the place
     of one that was taken alone, nor a failure to take it again that of a figure in company. Later is what began later,
-    whatever order lines have: the records of others join at the end of a file.
+    whatever order lines have: the records of others join at the end of a file. What a run measures again by a clock
+    that was set back says that it is later (`bench.plan.measure.AFTER`).
     """
-    if later.started and earlier.started and later.started < earlier.started:
+    if later.started and earlier.started and later.began < earlier.began:
         return not better(earlier, later)
     if earlier.status == "ok" and earlier.company and later.status != "ok":
         return False

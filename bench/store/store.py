@@ -34,6 +34,16 @@ def plain(name: str) -> bool:
     return bool(_PLAIN.fullmatch(name))
 
 
+def fits(name: str, results: Path) -> bool:
+    """Whether records may go to a machine's folder of this name: a plain one, or any that is there already."""
+    if plain(name) or "/" in name or name in ("", ".", ".."):
+        return plain(name)
+    try:
+        return (results / name).is_dir()
+    except (OSError, ValueError):  # nothing can be called so
+        return False
+
+
 class Store:
     """``<folder>/records.jsonl`` and ``<folder>/environments.jsonl``."""
 

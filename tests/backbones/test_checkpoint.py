@@ -51,3 +51,18 @@ def test_unreadable_files_are_named(tmp_path):
     save_file({"a": torch.zeros(1)}, tmp_path / "noted.safetensors", metadata={checkpoint.METADATA: '{"grid": 7}'})
     with pytest.raises(WeightsError, match="or its metadata is broken"):
         checkpoint.read(tmp_path / "noted.safetensors")
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_weights_that_are_no_numbers_are_refused_before_anything_is_trained(tmp_path, suffix, value):
+    path = tmp_path / f"broken{suffix}"
+    tensors = {"stem": torch.zeros(3), "block": torch.tensor([1.0, value]), "attn_mask": torch.tensor([-float("inf")])}
+    save = torch.save if suffix == ".pth" else save_file
+    save(tensors, path)
+    with pytest.raises(
+        WeightsError, match=rf"broken\{suffix} is broken: 1 of its 3 tensors hold NaN or infinity \(block\)"
+    ):
+        checkpoint.read(path)
+    save({**tensors, "block": torch.ones(2), "small": torch.ones(2).to(torch.float8_e4m3fn)}, path)
+    assert set(checkpoint.read(path).tensors) == {"stem", "block", "attn_mask", "small"}

@@ -11,7 +11,7 @@ from rich.console import Console
 from bench import display
 from bench.cli import run as verb
 from bench.cli import shared
-from bench.display import Display
+from bench.display import Display, missing
 from bench.launchers.contract import Finished, Progress, Said, Started
 from bench.plan import matrix
 from bench.plan.dataset import Roots
@@ -146,3 +146,34 @@ def test_what_every_cell_says_is_shown_once(planned, tmp_path):
     for one in planned.planned:
         screen.show(Said(one.job, "pictures cannot be written"))
     assert text.getvalue().count("pictures cannot be written") == 1
+
+
+def without(status, reason):
+    return Record("complexity", 1, {}, {}, "e", status, reason)
+
+
+def test_of_many_measurements_without_a_number_the_first_of_each_reason_are_named():
+    many = {f"patch {n}": without("unsupported", f"{n} does not divide {64 + n}") for n in range(20_000)}
+    said = list(missing({**many, "this": without("error", "it broke")}))
+    assert said == [
+        *(("unsupported", f"unsupported: patch {n}: {n} does not divide {64 + n}") for n in range(3)),
+        ("unsupported", "unsupported: and 19,997 more for this reason"),
+        ("error", "error: this: it broke"),
+    ]
+
+
+def test_of_many_reasons_the_first_are_told_and_no_measurement_is_forgotten():
+    words = [f"{first}{second}" for first in "abcdefghij" for second in "abcdefghij"]
+    records = {f"{word}{n}": without("error" if n else "oom", word) for word in words for n in range(2)}
+    said = [text for _, text in missing(records)]
+    assert said[:2] == ["oom: aa0: aa", "error: aa1: aa"]
+    assert said[12:] == [
+        "oom: and 94 more for 94 other reasons, which their records have",
+        "error: and 94 more for 94 other reasons, which their records have",
+    ]
+
+
+def test_a_few_are_told_as_ever():
+    records = {str(n): without("oom", "too large") for n in range(3)}
+    assert [text for _, text in missing(records)] == [f"oom: {n}: too large" for n in range(3)]
+    assert list(missing({})) == []

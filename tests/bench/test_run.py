@@ -17,10 +17,10 @@ from bench.plan.case import resolve
 from bench.plan.cell import Cell
 from bench.plan.dataset import Roots, load
 from bench.plan.environment import describe
-from bench.plan.measure import CANNOT, COMPANY, MODEL
+from bench.plan.measure import AFTER, CANNOT, COMPANY, MODEL
 from bench.report.rows import read
 from bench.store import states
-from bench.store.record import Record
+from bench.store.record import Record, better
 from bench.store.store import ENVIRONMENTS, Store
 from tests.bench.data import fixtures
 from tests.bench.data.fixtures import write_camvid
@@ -48,8 +48,9 @@ def question(tmp_path):
 class Launcher:
     """Answers every job at once; ``script`` maps a measure to a status, ``stop_after`` interrupts."""
 
-    def __init__(self, monkeypatch, *, script=None, stop_after=None):
+    def __init__(self, monkeypatch, *, script=None, stop_after=None, started="2026-01-01"):
         self.script, self.stop_after, self.jobs, self.closed = script or {}, stop_after, [], False
+        self.started = started
         entry = SimpleNamespace(load=lambda: SimpleNamespace(launch=self.launch))
         real = catalogue.get
         monkeypatch.setattr(catalogue, "get", lambda kind, name: entry if kind == "launchers" else real(kind, name))
@@ -65,7 +66,7 @@ class Launcher:
                 values = {job.measure.columns[0].name: 1.0} if status == "ok" else {}
                 if status == "nan":
                     status, values = "ok", {"x": {"class": float("nan")}}
-                yield Finished(job, status, "" if status == "ok" else "because", "2026-01-01", 0.5, values)
+                yield Finished(job, status, "" if status == "ok" else "because", self.started, 0.5, values)
         finally:
             self.closed = True
 
@@ -203,6 +204,24 @@ def test_weights_whose_name_no_table_can_show_are_refused_before_anything_is_mea
 def test_a_machines_folder_is_in_the_results(tmp_path, name):
     with pytest.raises(UserError, match="is no plain name"):
         run.machine_folder(tmp_path, name, HERE)
+
+
+def test_a_folder_that_is_there_may_be_called_as_it_is(tmp_path, question, monkeypatch):
+    """Older versions, and other people, called them otherwise."""
+    for name in ("my GPU box", "é", "-x"):
+        with pytest.raises(UserError, match="is no plain name"):
+            run.machine_folder(tmp_path, name, HERE)
+        (tmp_path / name).mkdir()
+        assert run.machine_folder(tmp_path, name, HERE) == tmp_path / name
+    (tmp_path / "a file").touch()
+    with pytest.raises(UserError, match="is no plain name"):
+        run.machine_folder(tmp_path, "a file", HERE)
+    with pytest.raises(UserError, match="is no plain name"):
+        run.machine_folder(tmp_path, "x" * 5000, HERE)
+    store = Store(tmp_path / "my GPU box")
+    Launcher(monkeypatch)
+    go(question, store, tmp_path)
+    assert run.plan(question, HERE, store, Roots()).todo == []
 
 
 def test_names_of_classes_that_are_no_text_are_escapes_from_the_start(tmp_path):
@@ -774,3 +793,43 @@ def test_a_cell_names_a_kept_model_in_full_and_its_digest_joins_the_record(quest
     path.unlink()
     with pytest.raises(UserError, match="no kept model begins with"):
         run.plan(question, HERE, store, Roots())
+
+
+def dates(plan):
+    """When the accuracies began that a plan has."""
+    return {one.done.started for one in plan.planned if one.done is not None and one.done.measure == "accuracy"}
+
+
+@pytest.mark.parametrize("first", ["error", "oom", "ok"])
+def test_a_clock_that_was_set_back_hides_no_figure_and_has_nothing_measured_twice(
+    question, tmp_path, monkeypatch, first
+):
+    """The first records are of 2031, by a wrong clock; what was measured since is later all the same."""
+    store, options = Store(tmp_path / "m"), {"retry": True, "keep_models": first == "ok"}
+    Launcher(monkeypatch, script={"accuracy": first}, started="2031-01-01T00:00:00+00:00")
+    go(question, store, tmp_path)
+    again = Launcher(monkeypatch, started="2026-05-01T00:00:00+00:00")
+    _, summary = go(question, store, tmp_path, **options)
+    assert {job.measure.name for job in again.jobs} == {"accuracy"}
+    new = [record for record in store.records()[8:] if record.measure == "accuracy"]
+    assert {record.started for record in new} == {"2026-05-01T00:00:00+00:00"}, "what the clock said"
+    assert {record.values[AFTER] for record in new} == {"2031-01-01T00:00:00+00:00"}
+    assert summary.failed == {}
+    parts = [row.parts["accuracy"] for table in read(store.folder).tables for row in table.rows]
+    shown = [record for part in parts for record in part.records]
+    assert {(record.status, record.started) for record in shown} == {("ok", "2026-05-01T00:00:00+00:00")}
+    plan = run.plan(question, HERE, store, Roots())
+    assert plan.todo == []
+    assert dates(plan) == {"2026-05-01T00:00:00+00:00"}
+    # A third time, by a clock that goes on from there: nothing is lost to the one of 2031.
+    Launcher(monkeypatch, started="2026-06-01T00:00:00+00:00")
+    go(question, store, tmp_path, keep_models=True)
+    assert dates(run.plan(question, HERE, store, Roots())) == {"2026-06-01T00:00:00+00:00"}
+
+
+def test_the_order_of_time_is_that_of_clocks_where_none_was_set_back():
+    early = Record("m", 1, {}, {}, "e", "ok", started="2026-01-01")
+    late = replace(early, started="2026-02-01")
+    assert better(late, early)
+    assert not better(early, late), "of somebody else's, who measured before"
+    assert better(replace(early, values={AFTER: "2026-02-01"}), late)

@@ -2,6 +2,8 @@
 
 # The name of a test says what it shows.
 
+import struct
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,7 +12,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from bench.data import coco, images, label_maps, voc, yolo
+from bench.data import camvid, coco, images, label_maps, voc, yolo
 from bench.data.contract import Dataset
 from bench.errors import DataError
 from tests.bench.data import fixtures
@@ -190,3 +192,35 @@ def test_a_whole_file_is_told_from_one_that_is_cut_off_without_decoding(
         (tmp_path / name).write_bytes(content[: len(content) * 2 // 3])
         with pytest.raises(DataError, match=rf"{name}: cannot be read as an image"):
             images.read_header(tmp_path / name, whole=True)
+
+
+def claiming(height: int, width: int) -> bytes:
+    """A PNG of a few bytes whose header claims to be so large."""
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
+    rest = chunk(b"IDAT", zlib.compress(b"\0" * 10)) + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + rest
+
+
+@pytest.mark.parametrize("side", [13_378, 100_000, 2**31 - 1])
+@pytest.mark.parametrize("place", [0, 1])
+def test_a_picture_or_label_map_that_would_fill_the_memory_is_named_and_not_decoded(
+    tmp_path: Path, side: int, place: int
+) -> None:
+    root = fixtures.write_camvid(tmp_path / "camvid")
+    opened = camvid.load("camvid", task="segmentation", root=root, cache=tmp_path / "cache", split="train")
+    opened.files(0)[place].write_bytes(claiming(side, side))
+    for look in (lambda: opened.verify(0), lambda: opened.sample(0, (32, 32)), lambda: opened.whole(0, (32, 32))):
+        with pytest.raises(DataError, match=rf"000000.png: {side} x {side} pixels are more than 179 million"):
+            look()
+
+
+def test_a_large_picture_is_no_bomb_and_warns_of_nothing(tmp_path: Path) -> None:
+    """12000 x 12000 pixels, of which Pillow warns by its own choice: warnings are errors here."""
+    path = tmp_path / "mosaic.png"
+    path.write_bytes(claiming(12_000, 12_000))
+    with pytest.raises(DataError, match="truncated"):
+        images.read_image(path)

@@ -385,6 +385,9 @@ def test_a_folder_may_be_called_otherwise_by_a_plain_name_alone(theirs: Path, tm
     for name in ("../outside", "", ".hidden", "a/b", "a b", "\x1b[31m", "-x", "x" * 101):
         with pytest.raises(UserError, match=r"--machine .* is no plain name; take letters"):
             into(tmp_path, theirs, machine=name)
+    (tmp_path / "mine" / "my GPU").mkdir()
+    into(tmp_path, theirs, machine="my GPU")
+    assert len(lines(tmp_path / "mine" / "my GPU")) == 3, "one that is there may have any name"
     write(theirs.parent / "a b\x1b", [of(latency_ms=1.0)], [HERE])
     with pytest.raises(UserError, match="--machine names one folder, and 2 came"):
         into(tmp_path, theirs.parent, machine="box")
