@@ -110,16 +110,18 @@ def needs(jobs: Iterable[Job]) -> Needs:
 
 
 def names(name: str, task: Task, root: Path) -> str:
-    """A digest of the names of all files that a data set's images and labels are made of.
+    """A digest of the names of all files that a data set's images and labels are made of, and of which are there.
 
     Raises:
         DataError: it cannot be read.
     """
     found = hashlib.sha256()
+    there = cache(lambda folder: frozenset(one.name for one in folder.iterdir()) if folder.is_dir() else frozenset())
     for split in SPLITS:
         data = dataset.load(catalogue.dataset(name), task=task, root=root, cache=cache_folder(), split=split)
         for index in range(len(data)):
-            listed = "\t".join(os.path.relpath(path, root) for path in data.files(index))
+            files = [path for path in data.files(index) if path.name in there(path.parent)]
+            listed = "\t".join(os.path.relpath(path, root) for path in files)
             found.update(f"{split}\t{listed}\n".encode("utf-8", "surrogateescape"))
     return found.hexdigest()[:12]
 
