@@ -113,11 +113,13 @@ def ask(name: str, *arguments: Any) -> Any:
 
 def _clean() -> dict[str, str]:
     """The environment of this process, with Ray's variables as they were for the process that started it."""
-    started = _started_with(os.environ.get("RAY_RAYLET_PID", ""))
-    kept = {name: text for name, text in os.environ.items() if name not in _RAYS}
-    again = {name: started[name] for name in _RAYS if name in started}
-    paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
-    return {**kept, **again, "PYTHONPATH": os.pathsep.join(paths)}
+    found = dict(os.environ)
+    if raylet := found.get("RAY_RAYLET_PID"):
+        started = _started_with(raylet)
+        found = {name: text for name, text in found.items() if name not in _RAYS}
+        found |= {name: started[name] for name in _RAYS if name in started}
+    paths = [str(ROOT), *filter(None, [found.get("PYTHONPATH")])]
+    return {**found, "PYTHONPATH": os.pathsep.join(paths)}
 
 
 def _started_with(pid: str) -> dict[str, str]:

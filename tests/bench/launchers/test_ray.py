@@ -44,10 +44,10 @@ def figures(records):
 def test_with_a_node_lost_in_the_middle_the_records_are_those_of_the_local_launcher(cluster, tmp_path):
     question = matrix.load("default").override(
         {
-            "backbone": ["vit_pico", "hybrid_pico", "deit_pico", "swin_pico"],
+            "backbone": ["vit_pico", "hybrid_pico", "deit_pico"],
             "head": ["linear"],
             "patch": ["native"],
-            "resolution": ["64", "128"],
+            "resolution": ["64"],
             "measure": ["complexity", "accuracy"],
             "recipe": ["smoke"],
             "seed": ["0"],
@@ -71,11 +71,8 @@ def test_with_a_node_lost_in_the_middle_the_records_are_those_of_the_local_launc
         assert not summary.failed
         return store
 
-    seen = []
-
     def kill(event):
-        seen.append(event)
-        if sum(isinstance(one, Finished) for one in seen) == 3 and len(cluster.workers) == 2:
+        if isinstance(event, Finished) and len(cluster.workers) == 2:
             cluster.remove_node(cluster.workers.pop(), allow_graceful=False)
 
     there = measured("ray", kind.environment, kill)
@@ -86,7 +83,7 @@ def test_with_a_node_lost_in_the_middle_the_records_are_those_of_the_local_launc
     assert figures(found) == figures(wanted)
     files = [sorted((path.name, path.read_bytes()) for path in one.folder.glob("images/*")) for one in (there, here)]
     assert files[0] == files[1]
-    assert len(files[0]) == 8
+    assert len(files[0]) == 3
     assert sorted(path.name for path in there.folder.glob("pictures/*")) == sorted(
         path.name for path in here.folder.glob("pictures/*")
     )
