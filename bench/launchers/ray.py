@@ -136,8 +136,7 @@ class _Crew:
 
     def _give(self, hand: _Hand) -> None:
         assert hand.about is not None, "it is ready"
-        here = hand.about.environment
-        slots = {"cpu": here.cores, "cuda": max(1, len(here.gpus))}
+        slots = {"cpu": hand.about.environment.cores, "cuda": max(1, int(hand.node.gpus))}
         bundle = self.bundles.take(len(self.hands), slots)
         if not bundle:
             return

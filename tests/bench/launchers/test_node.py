@@ -9,7 +9,7 @@ import pytest
 from bench.launchers import _agent, _node, local
 from bench.launchers._agent import Agent, Ended
 from bench.launchers.contract import Finished, Settings, Started
-from bench.plan import matrix
+from bench.plan import listing, matrix
 from bench.plan.dataset import Roots
 from bench.plan.environment import describe
 from bench.plan.measure import IMAGES, MODEL
@@ -94,7 +94,7 @@ def test_a_data_set_may_lie_elsewhere_on_a_node_but_has_to_be_the_same(tmp_path,
     for root in (ours, theirs):
         WRITERS["voc"](root)
     name = ("voc", "segmentation", ours)
-    wanted = _node.Needs(Path.cwd(), ((*name, _node.names(*name)),))
+    wanted = _node.Needs(Path.cwd(), ((*name, listing.digest(*name, kept=tmp_path / "cache")),))
     assert _node.look(wanted) == ""
     ours.rename(tmp_path / "gone")
     assert f"it has no folder {ours}" in _node.look(wanted)
