@@ -19,7 +19,7 @@ WORDS = ["--backbone", "vit_pico", "--head", "linear", "--patch", "16", "--resol
 
 @pytest.fixture
 def cluster(monkeypatch, tmp_path):
-    """Runs on a cluster that measures nothing; gives the launches: what they asked for, and the exit code of the last."""
+    """Runs on a cluster that measures nothing, and what was launched there."""
     found = SimpleNamespace(
         kinds=[Machine(SMALL, ("a",)), Machine(LARGE, ("b", "c"))], launched=[], at={}, status={}, folder=tmp_path
     )
