@@ -68,11 +68,7 @@ class Agent:
         assert self._process.stdin is not None, "a pipe"
         with suppress(OSError):
             self._process.stdin.close()
-        try:
-            self._process.wait(ENDS_S)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+        self._wait()
         if self._process.stdout is not None:
             self._process.stdout.close()
         self._log.close()
@@ -92,9 +88,15 @@ class Agent:
         except (EOFError, pickle.UnpicklingError) as error:
             raise self._ended() from error
 
+    def _wait(self) -> int:
+        try:
+            return self._process.wait(ENDS_S)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            return self._process.wait()
+
     def _ended(self) -> Ended:
-        self._process.kill()
-        code = self._process.wait()
+        code = self._wait()
         self._log.seek(0)
         lines = self._log.read().decode(errors="replace").strip().splitlines()[-3:]
         return Ended(" | ".join([f"its process ended with exit code {code}", *lines]))
@@ -111,11 +113,13 @@ def ask(name: str, *arguments: Any) -> Any:
 
 def _clean() -> dict[str, str]:
     """The environment of this process, with Ray's variables as they were for the process that started it."""
-    started = _started_with(os.environ.get("RAY_RAYLET_PID", ""))
-    kept = {name: text for name, text in os.environ.items() if name not in _RAYS}
-    again = {name: started[name] for name in _RAYS if name in started}
-    paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
-    return {**kept, **again, "PYTHONPATH": os.pathsep.join(paths)}
+    found = dict(os.environ)
+    if raylet := found.get("RAY_RAYLET_PID"):
+        started = _started_with(raylet)
+        found = {name: text for name, text in found.items() if name not in _RAYS}
+        found |= {name: started[name] for name in _RAYS if name in started}
+    paths = [str(ROOT), *filter(None, [found.get("PYTHONPATH")])]
+    return {**found, "PYTHONPATH": os.pathsep.join(paths)}
 
 
 def _started_with(pid: str) -> dict[str, str]:

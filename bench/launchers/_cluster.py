@@ -3,12 +3,15 @@
 import logging
 import os
 import signal
+import socket
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
+from queue import SimpleQueue
+from threading import Thread
 from typing import Any
 
 from bench import signals
@@ -16,6 +19,8 @@ from bench.errors import UserError
 from bench.launchers import _agent, _node
 from bench.launchers.contract import Job, Settings
 
+ANSWERS_S = 10.0
+"""That a cluster may take to answer at all."""
 ASKED_S = 300.0
 """That a node may take to say who it is: the first time, it reads its libraries from a file system that all read."""
 
@@ -107,7 +112,12 @@ class Cluster:
         """What of that has come; waits up to so many seconds for the first."""
         if not waited:
             return []
-        return self.ray.wait(waited, num_returns=len(waited), timeout=0)[0] or self.ray.wait(waited, timeout=seconds)[0]
+
+        def wait() -> list[Any]:
+            self.ray.wait(waited, timeout=seconds)
+            return self.ray.wait(waited, num_returns=len(waited), timeout=0)[0]
+
+        return self._aside(wait)
 
     def answer(self, reference: Any) -> Any:
         """What was waited for.
@@ -116,7 +126,7 @@ class Cluster:
             Lost: it will never come.
         """
         with self._loss():
-            return self.ray.get(reference, timeout=ASKED_S)
+            return self._aside(self.ray.get, reference, timeout=ASKED_S)
 
     def next(self, stream: Any) -> _node.Batch | None:
         """The next of a stream that is ready; None: it has ended.
@@ -124,17 +134,31 @@ class Cluster:
         Raises:
             Lost: there will be no more.
         """
-        try:
-            with self._loss():
-                return self.ray.get(next(stream), timeout=ASKED_S)
-        except StopIteration:
-            return None
+        with self._loss():
+            reference = self._aside(next, stream, None)
+            return None if reference is None else self._aside(self.ray.get, reference, timeout=ASKED_S)
 
     def end(self, agent: Any) -> None:
         """End an agent, and so all that it runs; None: there is none."""
         if agent is not None:
             with suppress(Exception):  # it may have ended with its node, or with the cluster
                 self.ray.kill(agent, no_restart=True)
+
+    def _aside(self, call: Callable[..., Any], *arguments: Any, **named: Any) -> Any:
+        """What a call of Ray returns: in another thread, for in this one a signal would end in the middle of it."""
+        answers: SimpleQueue[tuple[Any, BaseException | None]] = SimpleQueue()
+
+        def work() -> None:
+            try:
+                answers.put((call(*arguments, **named), None))
+            except BaseException as error:  # noqa: BLE001 - it is raised where it is waited for
+                answers.put((None, error))
+
+        Thread(target=work, daemon=True).start()  # nobody waits for it at the end
+        answer, error = answers.get()
+        if error is not None:
+            raise error
+        return answer
 
     @contextmanager
     def _loss(self) -> Iterator[None]:
@@ -184,19 +208,38 @@ def _connected(address: str) -> Any:
         ray: Any = import_module("ray")
     except ImportError as error:
         raise UserError(f"--launcher ray needs Ray ({error}): pip install 'densebench[ray]'") from error
+    # It would print the logs of whatever dies to stdout, where tables go, and has no switch for it.
+    worker: Any = import_module("ray._private.worker")
+    if hasattr(worker, "listen_error_messages"):
+        worker.listen_error_messages = lambda *_: None
     heard = {number: signal.getsignal(number) for number in signals.HEARD}
+    where = address or os.environ.get("RAY_ADDRESS") or "auto"
     try:
+        _answers(where)
         if not ray.is_initialized():
-            where = address or os.environ.get("RAY_ADDRESS") or "auto"
-            ray.init(address=where, log_to_driver=False, logging_level=logging.CRITICAL, configure_logging=True)
+            ray.init(address=where, log_to_driver=False, logging_level=logging.CRITICAL)
     except (ConnectionError, RuntimeError, ValueError, OSError) as error:
-        said = " ".join(str(error).split())[:200]
+        named = f"at {where}" if where != "auto" else "on this machine, and RAY_ADDRESS names none"
+        said = " ".join(str(error).split())[:120]
         raise UserError(
-            f"no Ray cluster answers at {address or 'RAY_ADDRESS, nor on this machine'} ({said}); start one as "
-            "docs/cluster.md says, and name it with --address HOST:PORT"
+            f"no Ray cluster answers {named} ({said}); start one as docs/cluster.md says, and name it with "
+            "--address HOST:PORT"
         ) from error
     finally:
         for number, handler in heard.items():
             with suppress(ValueError, TypeError):  # in another thread than the main one there is none to set
                 signal.signal(number, handler)  # Ray takes SIGTERM for itself
     return ray
+
+
+def _answers(address: str) -> None:
+    """See that somebody listens there, which Ray would try for many minutes.
+
+    Raises:
+        OSError: nobody does. ValueError: it is none of a cluster itself.
+    """
+    if "://" in address:
+        raise ValueError("it is one of Ray's client, and that of the cluster itself is wanted")
+    host, colon, port = address.rpartition(":")
+    if colon:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=ANSWERS_S).close()

@@ -22,11 +22,10 @@ from typing import Any, BinaryIO
 
 from bench import catalogue
 from bench.cache import cache_folder
-from bench.data._listing import SPLITS
 from bench.data.contract import Task
 from bench.errors import UserError
 from bench.launchers.contract import Event, Finished, Job, Progress, Settings
-from bench.plan import dataset, models, weights
+from bench.plan import listing, models, weights
 from bench.plan.environment import Environment, describe
 from bench.plan.measure import IMAGES, MODEL
 from bench.store import images, pictures, states
@@ -52,8 +51,8 @@ class About:
 class Needs:
     """What jobs need of the file system, as it is where they were planned.
 
-    cwd: that relative paths are of. folders: (data set, task, folder, digest of the names of its files). files: (path,
-    digest of the content).
+    cwd: that relative paths are of. folders: (data set, task, folder, digest of its files as of `bench.plan.listing`).
+    files: (path, digest of the content).
     """
 
     cwd: Path
@@ -100,28 +99,13 @@ def needs(jobs: Iterable[Job]) -> Needs:
     for job in jobs:
         if job.root is not None and "dataset" in job.measure.fields:
             name = (job.cell.dataset.partition(":")[0], catalogue.get("heads", job.cell.head).facts["task"], job.root)
-            folders[name] = folders.get(name) or names(*name)
+            folders[name] = folders.get(name) or listing.digest(*name, kept=cache_folder())
         start = job.cell.weights if "weights" in job.measure.fields else weights.RANDOM
         path = job.trained or (Path(start).expanduser() if start.endswith(weights.ENDINGS) else None)
         if path is not None:
             files[path.absolute() if path is job.trained else path] = models.sha256(path)
     listed = tuple((*name, digest) for name, digest in folders.items())
     return Needs(Path.cwd(), listed, tuple(files.items()))
-
-
-def names(name: str, task: Task, root: Path) -> str:
-    """A digest of the names of all files that a data set's images and labels are made of.
-
-    Raises:
-        DataError: it cannot be read.
-    """
-    found = hashlib.sha256()
-    for split in SPLITS:
-        data = dataset.load(catalogue.dataset(name), task=task, root=root, cache=cache_folder(), split=split)
-        for index in range(len(data)):
-            listed = "\t".join(os.path.relpath(path, root) for path in data.files(index))
-            found.update(f"{split}\t{listed}\n".encode("utf-8", "surrogateescape"))
-    return found.hexdigest()[:12]
 
 
 def here(root: Path) -> Path | None:
@@ -139,7 +123,7 @@ def look(wanted: Needs) -> str:
         if (mine := here(root)) is None:
             return f"it has no folder {root}; put the data set there, or name the folder above it there in {VARIABLE}"
         try:
-            same = names(name, task, mine) == digest
+            same = listing.digest(name, task, mine, kept=cache_folder()) == digest
         except (UserError, OSError) as error:
             return str(error)
         if not same:

@@ -22,10 +22,12 @@ CATALOGUE = {"ray": {"doc": "the nodes of a Ray cluster, each as the local launc
 POLL_S = 0.5
 LOOK_S = 5.0
 """Between two looks for nodes that have joined."""
+ROOM_S = 30.0
+"""That a node may take to make room before it is said that it has none."""
 PATIENCE_S = 60.0
 """That a run without any node waits for one to come."""
 FAILURES = 3
-"""After which a node gets no more jobs."""
+"""Attempts to begin on a node, after which it is left."""
 
 
 def machines(address: str) -> list[Machine]:
@@ -129,13 +131,12 @@ class _Crew:
             if node.id not in known and self.failures.get(node.id, 0) < FAILURES:
                 self.hands.append(_Hand(node, self.cluster.meet(node, self.needs)))
         for hand in self.hands:
-            if hand.about is not None and not hand.ready and time.monotonic() - hand.since > LOOK_S:
+            if hand.about is not None and not hand.ready and time.monotonic() - hand.since > ROOM_S:
                 remark(f"node {hand.node.name} has no room yet: others use its CPUs or GPUs, or it is starting")
 
     def _give(self, hand: _Hand) -> None:
         assert hand.about is not None, "it is ready"
-        here = hand.about.environment
-        slots = {"cpu": here.cores, "cuda": max(1, int(hand.node.gpus))}
+        slots = {"cpu": hand.about.environment.cores, "cuda": max(1, int(hand.node.gpus))}
         bundle = self.bundles.take(len(self.hands), slots)
         if not bundle:
             return
@@ -210,7 +211,8 @@ class _Crew:
         self.hands.remove(hand)
         self.cluster.end(hand.agent)
         name = hand.node.name
-        self.failures[hand.node.id] = self.failures.get(hand.node.id, 0) + 1
+        if not hand.running:  # what jobs do to it is counted of them
+            self.failures[hand.node.id] = self.failures.get(hand.node.id, 0) + 1
         self.why = f"the last one, {name}, was lost: {why}"
         unfinished = list(hand.bundle.values())
         given_up = self.bundles.put_back(unfinished, hand.running, name)

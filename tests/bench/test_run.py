@@ -400,6 +400,7 @@ def test_time_left_follows_what_was_measured_and_what_runs(question, tmp_path):
     assert run.seconds_left(plan, [], {}) == pytest.approx(4 * typical / 2), "two cores"
     done = Finished(first, "ok", "", "", 10.0)
     assert run.seconds_left(plan, [done], {}) == pytest.approx(3 * 10 / 2)
+    assert run.seconds_left(replace(plan, nodes=3), [done], {}) == pytest.approx(3 * 10 / 2 / 3)
     # A quarter done after 5 s: 20 s in all, 15 left, and the three others like it.
     assert run.seconds_left(plan, [], {first.key: (5.0, 0.25)}) == pytest.approx((15 + 3 * 20) / 2)
 
