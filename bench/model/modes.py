@@ -3,6 +3,7 @@
 import contextlib
 import os
 import tempfile
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,11 @@ def set_precision(cell: Cell, device: torch.device) -> None:
         raise Unsupported(f"dtype tf32 needs a GPU of compute capability 8.0 or newer, and {name} is older; take fp32")
     if device.type == "cuda":
         precision = "tf32" if cell.dtype == "tf32" else "ieee"
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # some versions warn of the older switches
+            # These first: the compiler of torch 2.11 asks them, and torch refuses to answer where they differ from the
+            # newer ones, which they set in part.
+            torch.backends.cuda.matmul.allow_tf32 = cudnn.allow_tf32 = precision == "tf32"
         torch.backends.cuda.matmul.fp32_precision = precision
         # All three together: torch refuses to say what cuDNN does where they differ, and its compiler asks.
         for backend in (cudnn, cudnn.conv, cudnn.rnn):  # pyright: ignore[reportAttributeAccessIssue] - made at import

@@ -176,6 +176,22 @@ def test_float32_is_float32_and_tf32_is_asked_for(monkeypatch):
         modes.set_precision(cell(dtype="tf32"), torch.device("cuda"))
 
 
+def test_torch_answers_both_of_its_switches_alike(monkeypatch):
+    """Inductor asks the older one, and torch raises where the two differ."""
+    matmul = torch.backends.cuda.matmul
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 0))
+    try:
+        for dtype in ("tf32", "fp32", "tf32", "bf16"):
+            modes.set_precision(cell(dtype=dtype), torch.device("cuda"))
+            on = dtype == "tf32"
+            assert (matmul.allow_tf32, torch.backends.cudnn.allow_tf32) == (on, on)
+            assert matmul.fp32_precision == ("tf32" if on else "ieee")
+            assert torch.get_float32_matmul_precision() == ("high" if on else "highest")
+    finally:
+        matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = False, True  # as torch starts
+        matmul.fp32_precision = torch.backends.cudnn.fp32_precision = "none"
+
+
 class FakeGraph:
     """Stands for ``torch.cuda.CUDAGraph``: replays what was called while it was recorded."""
 
