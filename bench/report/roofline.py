@@ -25,7 +25,8 @@ class Roofline:
     are counted, and a convolution may need fewer than are counted (Winograd). Traffic: every operation is taken to read
     its inputs from memory and write its outputs there, while small tensors stay in caches. Launches: an operation of
     the model may be several kernels, and none in a compiled one; on a GPU launching goes on beside computing, on a CPU
-    it does not; a CUDA graph is taken to cost one launch, however large, and max-autotune on a GPU to be one graph. So ``bound`` is the largest of three estimates, a place to look first, and no proof.
+    it does not; a CUDA graph is taken to cost one launch, however large, and max-autotune on a GPU to be one graph. So
+    ``bound`` is the largest of three estimates, a place to look first, and no proof.
 
     Attributes:
         mfu_pct: model FLOP utilisation: multiply-accumulates x 2 a second, as a share of the fastest matrix product of

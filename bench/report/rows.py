@@ -191,9 +191,7 @@ class Row:
         found = {name: known(name) for name in _LIMITS}
         if any(limit is not None for limit in found.values()):  # else nothing is near to any
             found |= {name: known(name) for name in _LIMITING if name not in _LIMITS}
-        return roofline(
-            batch=self.fields.get("batch", 1), recorded=self._recorded, **dict.fromkeys(_LIMITING) | found
-        )
+        return roofline(batch=self.fields.get("batch", 1), recorded=self._recorded, **dict.fromkeys(_LIMITING) | found)
 
     @property
     def _recorded(self) -> bool:
