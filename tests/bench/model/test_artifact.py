@@ -2,6 +2,7 @@
 
 import os
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -293,6 +294,38 @@ def test_compile_time_is_that_of_an_empty_cache(monkeypatch, context):
     assert len({*seen, "/mine"}) == 3, "nor what the cell before has"
     artifact.prepare(context(cell(compile="default")))
     assert seen[-1] == "/mine", "where nobody looks at the time, the cache saves it"
+
+
+@pytest.mark.parametrize("triton", [True, False])
+def test_what_an_empty_cache_has_taken_can_be_found_later(monkeypatch, tmp_path, triton):
+    """The measures that come after the time need not compile the same model again, for minutes under max-autotune."""
+    usual = {"TORCHINDUCTOR_CACHE_DIR": tmp_path / "usual", "TRITON_CACHE_DIR": tmp_path / "triton"}
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(usual["TORCHINDUCTOR_CACHE_DIR"]))
+    monkeypatch.delenv("TRITON_CACHE_DIR", raising=False)
+    if triton:
+        monkeypatch.setenv("TRITON_CACHE_DIR", str(usual["TRITON_CACHE_DIR"]))
+    there = usual["TORCHINDUCTOR_CACHE_DIR"] / "fx" / "old"
+    there.parent.mkdir(parents=True)
+    there.write_text("mine")
+
+    def compiled():
+        for name in usual:
+            folder = Path(os.environ[name])
+            assert not folder.exists() or name == "TRITON_CACHE_DIR"
+            (folder / "fx").mkdir(parents=True)
+            (folder / "fx" / name).write_text("made")
+        (Path(os.environ["TORCHINDUCTOR_CACHE_DIR"]) / "fx" / "old").write_text("made anew")
+
+    with modes.empty_compiler_cache():
+        compiled()
+    assert [path.name for path in there.parent.iterdir()] == ["old"], "not asked for"
+    with modes.empty_compiler_cache(keep=True):
+        compiled()
+    assert (there.parent / "TORCHINDUCTOR_CACHE_DIR").read_text() == "made"
+    assert there.read_text() == "mine"
+    kept = usual["TRITON_CACHE_DIR"] if triton else usual["TORCHINDUCTOR_CACHE_DIR"] / "triton" / "0"
+    assert (kept / "fx" / "TRITON_CACHE_DIR").read_text() == "made"
+    assert not list(tmp_path.rglob("*.tmp"))
 
 
 def test_a_compile_mode_is_torchs(monkeypatch):
