@@ -62,6 +62,8 @@ TEACHER = "teacher"
 """Key of a value beside the columns: the digest of the kept model that taught."""
 UNSUITED = "unsuited"
 """Key of a value beside the columns: why the recipe was not for the weights, where training was forced."""
+UNREPEATABLE = "unrepeatable"
+"""Key of a value beside the columns: why the same training again gives a slightly other model."""
 CANNOT, CROSSED = "cannot", "crossed"
 """Keys of an unsupported cell's values: the axes (comma-separated) that do not go with its backbone ("task": that its
 data set has no labels for), and the matrix that crossed them where nobody asked for just that."""
@@ -76,6 +78,7 @@ BESIDE: Mapping[str, str] = {
     TRAINED: "the recipe in words",
     TEACHER: "digest of the kept model that taught",
     UNSUITED: "why the recipe was not for the weights, where training was forced",
+    UNREPEATABLE: "why the same training again gives a slightly other model; never of a CPU, where it is the same",
     CANNOT: 'axes that do not go with the backbone, separated by commas; "task": the data set has no labels for it',
     CROSSED: "matrix that crossed them, where nobody asked for just that",
     "session": "which group of cells was timed in turns; equal within one",
