@@ -7,6 +7,7 @@ pooling is half a cell off and knows scales of powers of two alone. Where stride
 ones but for half a stride.
 """
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple, ParamSpec, TypeVar, cast
@@ -133,10 +134,29 @@ def anchors(
         device: of the result.
 
     Returns:
-        L tensors (h·w·A, 4): row by row, cell by cell, the anchors of a cell side by side.
+        L tensors (h·w·A, 4): row by row, cell by cell, the anchors of a cell side by side. They are not to be written
+        to: what is on neither the CPU nor the meta device is kept for the next call.
     """
+    grids = tuple((stride, tuple(sides)) for stride, sides in zip(strides, shapes, strict=True))
+    # Making them costs a GPU many small kernels, and copies from the host that it waits for; of a CPU, whose memory is
+    # counted, nothing is taken for good.
+    made = _anchors if device.type in ("cpu", "meta") else _kept_anchors
+    return list(made(size, grids, device))
+
+
+_Grids = tuple[tuple[int, tuple[tuple[float, float], ...]], ...]
+"""Stride, and (width, height) of the anchors of a cell, of each level."""
+
+
+@functools.lru_cache(maxsize=8)
+def _kept_anchors(size: tuple[int, int], grids: _Grids, device: torch.device) -> list[Tensor]:
+    with torch.inference_mode(False):  # which may be on at the first call, and off at the next one
+        return _anchors(size, grids, device)
+
+
+def _anchors(size: tuple[int, int], grids: _Grids, device: torch.device) -> list[Tensor]:
     levels = []
-    for stride, sides in zip(strides, shapes, strict=True):
+    for stride, sides in grids:
         h, w = map_size(size, stride)
         y = (torch.arange(h, dtype=torch.float32, device=device) + 0.5) * (size[0] / h)
         x = (torch.arange(w, dtype=torch.float32, device=device) + 0.5) * (size[1] / w)
@@ -195,6 +215,8 @@ def roi_pool(
 
 def scaled(xyxy: Float[Tensor, "M 4"], size: tuple[int, int], to: tuple[int, int]) -> Float[Tensor, "M 4"]:
     """Boxes of an image of ``size`` (H, W) pixels in pixels of the same image at size ``to``."""
+    if size == to:
+        return xyxy.clone()  # without a factor that would have to be copied to the device
     return xyxy * xyxy.new_tensor([to[1] / size[1], to[0] / size[0]] * 2)
 
 

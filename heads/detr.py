@@ -232,7 +232,7 @@ class DETR(Head):
         h, w = x.shape[-2:]
         cells = centres(h, w, x.device)
         tokens = x.flatten(2).transpose(1, 2)
-        answers = self._refine(tokens, cells, (h, w)) if self.two_stage else self._read(tokens, cells, (h, w))
+        answers = self._refine(tokens, cells) if self.two_stage else self._read(tokens, cells)
         return {
             "size": size,
             "answers": answers if self.training else answers[-1:],
@@ -252,11 +252,11 @@ class DETR(Head):
             return last
         return *output["proposals"], last.logits.sort(dim=1).values
 
-    def _read(self, tokens: Float[Tensor, "B N D"], cells: Float[Tensor, "N 2"], grid: tuple[int, int]) -> list[Answer]:
+    def _read(self, tokens: Float[Tensor, "B N D"], cells: Float[Tensor, "N 2"]) -> list[Answer]:
         """The published way: learned positions ask, and each layer's answer stands for itself."""
         # Cells count from 1 to h and w here, in the place of their centres.
-        places = cells + cells.new_tensor([0.5 / grid[1], 0.5 / grid[0]])
-        where = sines(places.flip(1), tokens.shape[2] // 2).to(tokens.dtype)  # y first
+        # (Half a cell is the first centre; as numbers it would be copied from the host, which no CUDA graph may do.)
+        where = sines((cells + cells[0]).flip(1), tokens.shape[2] // 2).to(tokens.dtype)  # y first
         for encoder in self.encoders:
             tokens = encoder(tokens, where)
         asking = self.queries.expand(len(tokens), -1, -1)
@@ -269,9 +269,7 @@ class DETR(Head):
                 answers.append(Answer(self.classify(answer), self.regress(answer).float().sigmoid()))
         return answers
 
-    def _refine(
-        self, tokens: Float[Tensor, "B N D"], cells: Float[Tensor, "N 2"], grid: tuple[int, int]
-    ) -> list[Answer]:
+    def _refine(self, tokens: Float[Tensor, "B N D"], cells: Float[Tensor, "N 2"]) -> list[Answer]:
         """With two stages: tokens propose, and the layers refine the best proposals."""
         half = tokens.shape[2] // 2
         where = sines(cells, half).to(tokens.dtype)
@@ -287,7 +285,7 @@ class DETR(Head):
         for decoder in self.decoders:
             box = reference.sigmoid()
             place = self.locate(sines(box, half).to(tokens.dtype))
-            queries = decoder(queries, place, tokens, where, gaussian(box, cells, grid).to(tokens.dtype))
+            queries = decoder(queries, place, tokens, where, gaussian(box, cells).to(tokens.dtype))
             answer = self.norm(queries)
             moved = reference + self.regress(answer).float()
             reference = moved.detach()
@@ -386,16 +384,14 @@ def sines(values: Float[Tensor, "*N V"], channels: int) -> Float[Tensor, "*N C"]
     return torch.stack([angles.sin(), angles.cos()], dim=-1).flatten(-3)
 
 
-def gaussian(
-    boxes: Float[Tensor, "B Q 4"], cells: Float[Tensor, "N 2"], grid: tuple[int, int]
-) -> Float[Tensor, "B Q N"]:
+def gaussian(boxes: Float[Tensor, "B Q 4"], cells: Float[Tensor, "N 2"]) -> Float[Tensor, "B Q N"]:
     """Logarithm of a Gaussian around each box (centre x, centre y, width, height) at each cell's centre, all in 0..1.
 
     Its deviation is a quarter of a side of the box, and no less than a cell: a box between two cells has to see one.
     """
-    deviation = (boxes[..., 2:] / 4).maximum(boxes.new_tensor([1 / grid[1], 1 / grid[0]]))
-    distance = (cells - boxes[..., None, :2]) / deviation.unsqueeze(-2)
-    return -distance.square().sum(dim=-1) / 2
+    half = (boxes[..., 2:] / 8).maximum(cells[0])  # of the deviation: the first centre is half a cell from the borders
+    distance = (cells - boxes[..., None, :2]) / half.unsqueeze(-2)
+    return -distance.square().sum(dim=-1) / 8
 
 
 def centres(h: int, w: int, device: torch.device) -> Float[Tensor, "N 2"]:

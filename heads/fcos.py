@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torchvision.models.detection import fcos as parts
 
 from backbones.contract import Features, Level
-from heads import detection
+from heads import detection, selection
 from heads.contract import Boxes, Head, Raw, Target, Task
 from heads.pyramid import DetectionPyramid, doubling
 
@@ -233,21 +233,34 @@ class FCOS(Head):
         output: FCOSOutput = raw
         height, width = output["size"]
         squares = self.anchors((height, width), output["logits"].device)
-        counts = [len(level) for level in squares]
-        images = len(output["logits"])
-        found = self.detector.postprocess_detections(
-            {
-                "cls_logits": list(output["logits"].float().split(counts, dim=1)),
-                "bbox_regression": list(output["regression"].float().split(counts, dim=1)),
-                "bbox_ctrness": list(output["centerness"].float().split(counts, dim=1)),
-            },
-            [squares] * images,
-            [(height, width)] * images,
-        )
+        if selection.in_whole_batches(output["logits"].device):
+            found = self._select(output, squares)
+        else:
+            counts = [len(level) for level in squares]
+            images = len(output["logits"])
+            found = self.detector.postprocess_detections(
+                {
+                    "cls_logits": list(output["logits"].float().split(counts, dim=1)),
+                    "bbox_regression": list(output["regression"].float().split(counts, dim=1)),
+                    "bbox_ctrness": list(output["centerness"].float().split(counts, dim=1)),
+                },
+                [squares] * images,
+                [(height, width)] * images,
+            )
         return [
             Boxes(detection.scaled(image["boxes"], (height, width), size), image["labels"], image["scores"])
             for image in found
         ]
+
+    def _select(self, output: FCOSOutput, squares: list[Float[Tensor, "_ 4"]]) -> list[dict[str, Tensor]]:
+        """What torchvision selects, of as many images at once as fit."""
+        found = []
+        for some in selection.pieces(output["logits"]):
+            centered = output["centerness"][some].float().sigmoid()
+            scores = (output["logits"][some].float().sigmoid() * centered).sqrt()
+            deltas, decode = output["regression"][some].float(), self.detector.box_coder.decode
+            found += selection.select(scores, deltas, squares, decode, output["size"], self.detector)
+        return found
 
 
 def build(name: str, *, levels: tuple[Level, ...], classes: int) -> FCOS:

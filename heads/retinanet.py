@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torchvision.models.detection import retinanet as parts
 
 from backbones.contract import Features, Level
-from heads import detection
+from heads import detection, selection
 from heads.contract import Boxes, Head, Raw, Target, Task
 from heads.pyramid import DetectionPyramid, doubling
 
@@ -193,20 +193,32 @@ class RetinaNet(Head):
         """The best boxes of each image in pixels of ``size`` (H, W), float32, scores falling."""
         output: RetinaNetOutput = raw
         anchors = self.anchors(output["size"], output["logits"].device)
-        counts = [len(level) for level in anchors]
-        images = len(output["logits"])
-        found = self.detector.postprocess_detections(
-            {
-                "cls_logits": list(output["logits"].float().split(counts, dim=1)),
-                "bbox_regression": list(output["regression"].float().split(counts, dim=1)),
-            },
-            [anchors] * images,
-            [output["size"]] * images,
-        )
+        if selection.in_whole_batches(output["logits"].device):
+            found = self._select(output, anchors)
+        else:
+            counts = [len(level) for level in anchors]
+            images = len(output["logits"])
+            found = self.detector.postprocess_detections(
+                {
+                    "cls_logits": list(output["logits"].float().split(counts, dim=1)),
+                    "bbox_regression": list(output["regression"].float().split(counts, dim=1)),
+                },
+                [anchors] * images,
+                [output["size"]] * images,
+            )
         return [
             Boxes(detection.scaled(image["boxes"], output["size"], size), image["labels"], image["scores"])
             for image in found
         ]
+
+    def _select(self, output: RetinaNetOutput, anchors: list[Float[Tensor, "_ 4"]]) -> list[dict[str, Tensor]]:
+        """What torchvision selects, of as many images at once as fit."""
+        found = []
+        for some in selection.pieces(output["logits"]):
+            scores = output["logits"][some].float().sigmoid()
+            deltas, decode = output["regression"][some].float(), self.detector.box_coder.decode_single
+            found += selection.select(scores, deltas, anchors, decode, output["size"], self.detector)
+        return found
 
 
 def build(name: str, *, levels: tuple[Level, ...], classes: int) -> RetinaNet:

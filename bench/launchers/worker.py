@@ -22,8 +22,14 @@ from bench.plan.case import resolve
 from bench.plan.measure import CANNOT, Context, Invalid, Outcome, Turn
 from bench.store import states
 
-_OUT = ("can't allocate memory", "not enough memory", "out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
-"""How torch's CPU allocator, the CUDA driver and cuBLAS say it in a bare RuntimeError."""
+_OUT = (
+    "can't allocate memory",
+    "not enough memory",
+    "out of memory",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "unable to find an engine",
+)
+"""How torch's CPU allocator, the CUDA driver, cuBLAS and cuDNN say it in a bare RuntimeError."""
 
 
 def preload() -> None:

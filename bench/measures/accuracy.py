@@ -25,6 +25,7 @@ from bench.plan.measure import (
     RESUMED,
     TEACHER,
     TRAINED,
+    UNREPEATABLE,
     UNSUITED,
     Context,
     Outcome,
@@ -321,6 +322,7 @@ def measure(cell: Cell, context: Context) -> Outcome:
     values |= {"train_s": trained.seconds, "data_wait_pct": waited, TRAINED: plan.in_words()} | lasting
     if trained.resumed is not None:
         values[RESUMED] = trained.resumed
+    values |= unrepeatable(device)
     if teacher is not None:
         values[TEACHER] = teacher.digest
     if why := unsuited(plan, cell.weights):
@@ -332,6 +334,14 @@ def measure(cell: Cell, context: Context) -> Outcome:
         looks = [(step, found) for step, found in checks.seen if found is not None]
         samples |= {"checked_step": [float(step) for step, _ in looks], "checked_pair_pct": [one for _, one in looks]}
     return Outcome(values, samples)
+
+
+def unrepeatable(device: torch.device) -> dict[str, Value]:
+    """What is said of a training that would not come out the same again; nothing of one that would."""
+    if device.type == "cpu":
+        return {}
+    why = "sums are added up in another order each time"
+    return {UNREPEATABLE: f"on {device.type} {why}: the same seed again gives nearly this, and not to the bit"}
 
 
 def evaluate(net: Model, val: Dataset, plan: Recipe, cell: Cell, context: Context) -> dict[str, Value]:

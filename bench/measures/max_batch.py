@@ -8,8 +8,9 @@ import json
 import os
 import resource
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any, NoReturn
@@ -19,6 +20,7 @@ from torch import Tensor
 
 from backbones.contract import Unsupported
 from bench.errors import UserError
+from bench.measures._largest import largest, straight
 from bench.model import build, modes
 from bench.model.quick import quick_weights
 from bench.model.storage import MIB, status_bytes, trim
@@ -43,22 +45,26 @@ CATALOGUE = {
     }
 }
 
-BOUND = 1 << 16
-"""Images that are tried at most."""
-EXACT = 256
-"""Up to here the answer is exact, above it within a sixteenth."""
 SHARE = 0.8
 """Of the memory that is free at the start: what a trial on a CPU may take if no limit is set."""
 FEW = 8
 """Images of noise that are drawn; a larger batch repeats them."""
+CONTEXT = 1024 * MIB
+"""What of a GPU may be taken before the model is there: a context with its kernels takes some hundred MiB."""
 
 _LARGE = 128 * 1024
 """Bytes from which on a block is kept off the heap; glibc's own first choice."""
 
 # What libraries say when memory runs out, where the type of the error does not say it.
 _OUT = ("allocate memory", "not enough memory", "out of memory", "bad_alloc", "alloc_failed")
-# What those do that do not check: oneDNN gives no reason, others die. It counts once a smaller batch has fitted.
-_SUSPECT = ("could not create a primitive", "could not execute a primitive", "could not create a memory")
+# What those do that do not check: oneDNN gives no reason, cuDNN says that none of its ways of a convolution can be had,
+# others die. It counts once a smaller batch has fitted.
+_SUSPECT = (
+    "could not create a primitive",
+    "could not execute a primitive",
+    "could not create a memory",
+    "unable to find an engine",
+)
 _SUSPECT_DEATHS = (signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS)
 _PROPAGATED = {kind.__name__: kind for kind in (Unsupported, Invalid, UserError)}
 
@@ -71,26 +77,30 @@ class Trial:
         end: "fits", "oom", "suspect" (may have been memory), or the name of an error's class.
         reason: in a sentence, unless it fits.
         mib: what it took at its peak, weights and input included; None: unknown.
-        limit_mib: what it could have taken.
+        limit_mib: what it was allowed to take.
+        room_mib: what there was of that; None: unknown.
     """
 
     end: str
     reason: str = ""
     mib: float | None = None
     limit_mib: float | None = None
+    room_mib: float | None = None
 
 
 def measure(cell: Cell, context: Context) -> Outcome:
     """The largest batch whose forward pass (inference) fits: exact up to 256 images, above that within a sixteenth.
 
-    Doubled from 1 until a batch does not fit, then bisected; the answer is tried once more, and lowered until it
-    holds. No batch is split. Each trial is a process of its own with a new model, whose weights, input and activations
-    have to fit into ``limit_mib``. 65536 images are the most that is tried, and the answer where they fit.
+    Doubled from 1 until a batch does not fit, then bisected; on a GPU, whose allocator says what a pass took, two small
+    batches say where to look instead. The answer is tried once more, and lowered until it holds. No batch is split.
+    Each trial is a process of its own with a new model, whose weights, input and activations have to fit into
+    ``limit_mib``. 65536 images are the most that is tried, and the answer where they fit.
 
     CPU: the limit is on the address space that a trial takes once torch and its libraries are there (by default 80 %
     of the memory that is free); building the model is not limited, but what torch.compile needs is. Large tensors are
     kept off the heap, so that the answer is not one of its gaps. CUDA: the limit is on torch's allocator (by default
-    the device's memory), and the context comes on top of it.
+    the device's memory), and the context comes on top of it; where others hold memory that it would need, nothing is
+    searched for.
 
     Columns:
         max_batch: images of the largest batch that fits.
@@ -104,6 +114,7 @@ def measure(cell: Cell, context: Context) -> Outcome:
 
     Raises:
         torch.OutOfMemoryError: one image does not fit.
+        Invalid: other processes hold memory of the GPU.
     """
     check_forkable(context.threads)
     import_module("torch._dynamo")  # half a second, which building a model would spend in every trial
@@ -135,7 +146,8 @@ def measure(cell: Cell, context: Context) -> Outcome:
             raise _PROPAGATED[trial.end](trial.reason)
         raise RuntimeError(f"with batch {batch}: {trial.reason}")
 
-    best = largest(fits)
+    # Of a CPU a trial's peak is known in part alone.
+    best = largest(fits, predict=None if cell.device == "cpu" else partial(_predicted, tried))
     last = tried[-1][1]
     if best == 0:
         room = "the device's memory" if limit is None else f"{limit / MIB:.0f} MiB"
@@ -153,32 +165,8 @@ def measure(cell: Cell, context: Context) -> Outcome:
     return Outcome(values, samples)
 
 
-def largest(fits: Callable[[int], bool], *, bound: int = BOUND) -> int:
-    """The largest batch that fits, within `grain`; 0 if 1 does not. The last call of ``fits`` was with the answer.
-
-    Args:
-        fits: whether a batch does; where a batch does, every smaller one is taken to.
-        bound: the most that is tried.
-    """
-    good, batch = 0, 1
-    while batch <= bound and fits(batch):
-        good, batch = batch, 2 * batch
-    bad = min(batch, bound + 1)
-    while bad - good > grain(good):
-        middle = (good + bad) // 2
-        if fits(middle):
-            good = middle
-        else:
-            bad = middle
-    # What fits within a hair's breadth of the limit need not fit again.
-    while good and not fits(good):
-        good -= grain(good)
-    return good
-
-
-def grain(batch: int) -> int:
-    """By how much an answer may be too low, and one image: a batch larger by this was tried and did not fit."""
-    return 1 if batch <= EXACT else batch // 16
+def _predicted(tried: Sequence[tuple[int, Trial]]) -> int | None:
+    return straight([(batch, trial.mib, trial.room_mib) for batch, trial in tried if trial.end == "fits"])
 
 
 def available_bytes(meminfo: Path = Path("/proc/meminfo"), group: Path = Path("/sys/fs/cgroup")) -> int:
@@ -335,12 +323,32 @@ def _on_cuda(case: Case, cell: Cell, limit: int | None, device: torch.device) ->
         if limit > total:
             raise Unsupported(f"limit_mib={limit // MIB} is more than the {total // MIB} MiB of the device")
         torch.cuda.set_per_process_memory_fraction(limit / total, device.index)
+    room = min(limit or total, _free(limit, total, device))
     net = _build(case, cell, device)
     torch.accelerator.empty_cache()
     torch.accelerator.reset_peak_memory_stats(device)
     _pass(net, cell, device)
     peak = torch.accelerator.max_memory_allocated(device)
-    return Trial("fits", mib=peak / MIB, limit_mib=(limit or total) / MIB)
+    return Trial("fits", mib=peak / MIB, limit_mib=(limit or total) / MIB, room_mib=room / MIB)
+
+
+def _free(limit: int | None, total: int, device: torch.device) -> int:
+    """Bytes that are free before the model is there.
+
+    Raises:
+        Invalid: others hold memory that the trial may need: the answer would be that of a smaller device.
+    """
+    free, _ = torch.cuda.mem_get_info(device)
+    if limit is None and total - free > CONTEXT:
+        lacking = f"the default limit is all {total // MIB} MiB"
+    elif limit is not None and limit > free:
+        lacking = f"limit_mib={limit // MIB}"
+    else:
+        return free
+    raise Invalid(
+        f"{(total - free) // MIB} MiB of the device are held before the model is there, by other processes but for a "
+        f"context of some hundred MiB, and {lacking}; end them, or set limit_mib to less than {free // MIB}"
+    )
 
 
 def _build(case: Case, cell: Cell, device: torch.device) -> torch.nn.Module:

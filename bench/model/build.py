@@ -220,7 +220,10 @@ def of_case(case: Case) -> Model:
 
 
 def device_of(cell: Cell) -> torch.device:
-    """The cell's device, if this machine has it.
+    """The cell's device, if this machine has it, made the current one of this process.
+
+    Events are recorded, and graphs captured, on a stream of the current device, whatever device their tensors are on:
+    those of ``cuda:1`` would otherwise time an idle ``cuda:0``.
 
     Raises:
         Unsupported: torch sees no such device here.
@@ -231,6 +234,10 @@ def device_of(cell: Cell) -> torch.device:
     here = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
     if here is None or here.type != device.type:
         raise Unsupported(f"device {cell.device} is wanted and torch {torch.__version__} sees {here or 'only the CPU'}")
+    if device.index is not None:
+        if device.index >= (count := torch.accelerator.device_count()):
+            raise Unsupported(f"device {cell.device} is wanted and torch sees {count} of this kind, counted from 0")
+        torch.accelerator.set_device_index(device.index)
     return device
 
 

@@ -2,7 +2,9 @@
 
 import contextlib
 import os
+import shutil
 import tempfile
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -37,6 +39,11 @@ def set_precision(cell: Cell, device: torch.device) -> None:
         raise Unsupported(f"dtype tf32 needs a GPU of compute capability 8.0 or newer, and {name} is older; take fp32")
     if device.type == "cuda":
         precision = "tf32" if cell.dtype == "tf32" else "ieee"
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # some versions warn of the older switches
+            # These first: the compiler of torch 2.11 asks them, and torch refuses to answer where they differ from the
+            # newer ones, which they set in part.
+            torch.backends.cuda.matmul.allow_tf32 = cudnn.allow_tf32 = precision == "tf32"
         torch.backends.cuda.matmul.fp32_precision = precision
         # All three together: torch refuses to say what cuDNN does where they differ, and its compiler asks.
         for backend in (cudnn, cudnn.conv, cudnn.rnn):  # pyright: ignore[reportAttributeAccessIssue] - made at import
@@ -63,17 +70,24 @@ def in_mode(call: Callable[[Tensor], Any], cell: Cell, device: torch.device) -> 
     return torch.compile(call, mode=cell.compile)
 
 
+_CACHES = ("TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR")
+
+
 @contextlib.contextmanager
-def empty_compiler_cache() -> Iterator[None]:
+def empty_compiler_cache(*, keep: bool = False) -> Iterator[None]:
     """Within it torch.compile finds no model that it has compiled before: neither in this run nor in earlier ones.
 
     What is compiled stays usable afterwards. Not forgotten are what the process holds in memory, and the C++ header
     that torch precompiles once for a machine.
+
+    Args:
+        keep: whether other processes find afterwards what was compiled, where torch keeps such things.
     """
-    names = ("TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR")
-    before = {name: os.environ.get(name) for name in names}
+    before = {name: os.environ.get(name) for name in _CACHES}
     with tempfile.TemporaryDirectory(prefix="densebench-", ignore_cleanup_errors=True) as folder:
-        os.environ.update({name: str(Path(folder) / name.lower()) for name in names})
+        inductor = Path(folder) / "inductor"
+        triton = inductor / "triton" / "0"  # where inductor has it, unless it is told
+        os.environ.update(dict(zip(_CACHES, (str(inductor), str(triton)), strict=True)))
         try:
             yield
         finally:
@@ -82,6 +96,29 @@ def empty_compiler_cache() -> Iterator[None]:
                     del os.environ[name]
                 else:
                     os.environ[name] = value
+        if keep:
+            # Here, where it is loaded: by itself it takes seconds.
+            from torch._inductor.runtime.cache_dir_utils import default_cache_dir  # noqa: PLC0415
+
+            if before["TRITON_CACHE_DIR"] is not None:
+                _keep(triton, Path(before["TRITON_CACHE_DIR"]))
+            _keep(inductor, Path(before["TORCHINDUCTOR_CACHE_DIR"] or default_cache_dir()))
+
+
+def _keep(made: Path, usual: Path) -> None:
+    """Put files where others look for them, each at once: another process may be about to read or write it."""
+
+    def place(source: str, target: str) -> str:
+        if not Path(target).exists():
+            half = f"{target}.{os.getpid()}.tmp"
+            shutil.copyfile(source, half)
+            shutil.copymode(source, half)
+            Path(half).replace(target)
+        return target
+
+    if made.is_dir():
+        with contextlib.suppress(OSError, shutil.Error):  # then it is compiled again
+            shutil.copytree(made, usual, copy_function=place, dirs_exist_ok=True)
 
 
 class CudaGraph:

@@ -67,6 +67,8 @@ CARD, CARDS, CARDS_PCT = "card", "cards", "cards_pct"
 how much longer a pass was found to take beside the others than alone."""
 AFTER = "after"
 """Key of a value beside the columns: when a record began that this one follows, by a clock that was set back since."""
+UNREPEATABLE = "unrepeatable"
+"""Key of a value beside the columns: why the same training again gives a slightly other model."""
 CANNOT, CROSSED = "cannot", "crossed"
 """Keys of an unsupported cell's values: the axes (comma-separated) that do not go with its backbone ("task": that its
 data set has no labels for), and the matrix that crossed them where nobody asked for just that."""
@@ -85,6 +87,7 @@ BESIDE: Mapping[str, str] = {
     CARDS: "on how many GPUs groups of cells were timed at once, where it was more than one",
     CARDS_PCT: "by how many percent a pass was found to take longer beside those than alone",
     AFTER: "when an earlier record of the question began, by a clock that was set back since: this one is the later",
+    UNREPEATABLE: "why the same training again gives a slightly other model; never of a CPU, where it is the same",
     CANNOT: 'axes that do not go with the backbone, separated by commas; "task": the data set has no labels for it',
     CROSSED: "matrix that crossed them, where nobody asked for just that",
     "session": "which group of cells was timed in turns; equal within one",

@@ -25,7 +25,8 @@ class Roofline:
     are counted, and a convolution may need fewer than are counted (Winograd). Traffic: every operation is taken to read
     its inputs from memory and write its outputs there, while small tensors stay in caches. Launches: an operation of
     the model may be several kernels, and none in a compiled one; on a GPU launching goes on beside computing, on a CPU
-    it does not. So ``bound`` is the largest of three estimates, a place to look first, and no proof.
+    it does not; a CUDA graph is taken to cost one launch, however large, and max-autotune on a GPU to be one graph. So
+    ``bound`` is the largest of three estimates, a place to look first, and no proof.
 
     Attributes:
         mfu_pct: model FLOP utilisation: multiply-accumulates x 2 a second, as a share of the fastest matrix product of
@@ -52,6 +53,7 @@ def roofline(
     peak_tflops: float | None,
     copy_gbps: float | None,
     launch_us: float | None,
+    recorded: bool = False,
 ) -> Roofline:
     """Compare a latency with the machine's limits; what is None makes None of what depends on it.
 
@@ -64,7 +66,10 @@ def roofline(
         peak_tflops: 10^12 operations a second (a multiply-accumulate is two).
         copy_gbps: 10^9 bytes a second, read and written.
         launch_us: microseconds of an operation that has nothing to do.
+        recorded: whether a pass replays a CUDA graph: all its operations are then one launch.
     """
+    if recorded and operations is not None:
+        operations = min(operations, 1.0)
     flops = None if gmacs is None else 2 * gmacs * 1e9 * batch
     traffic = None if traffic_mib is None else traffic_mib * 2**20
     idle_rate = None if not launch_us else 1e6 / launch_us  # operations a second

@@ -200,7 +200,13 @@ class Row:
         found = {name: known(name) for name in _LIMITS}
         if any(limit is not None for limit in found.values()):  # else nothing is near to any
             found |= {name: known(name) for name in _LIMITING if name not in _LIMITS}
-        return roofline(batch=self.fields.get("batch", 1), **dict.fromkeys(_LIMITING) | found)
+        return roofline(batch=self.fields.get("batch", 1), recorded=self._recorded, **dict.fromkeys(_LIMITING) | found)
+
+    @property
+    def _recorded(self) -> bool:
+        """Whether a pass is a replay of a CUDA graph. What max-autotune compiles for a CPU is none."""
+        compiled, device = self.fields.get("compile"), str(self.fields.get("device", ""))
+        return compiled == "cudagraph" or (compiled == "max-autotune" and device.startswith("cuda"))
 
     @property
     def input(self) -> str:

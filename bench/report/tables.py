@@ -15,7 +15,7 @@ from bench import catalogue
 from bench.errors import UserError, printable
 from bench.plan import recipe as recipes
 from bench.plan.cell import FIELDS
-from bench.plan.measure import TRAINED, Column, measures
+from bench.plan.measure import TRAINED, UNREPEATABLE, Column, measures
 from bench.report import law_tables, reach
 from bench.report.halves import each
 from bench.report.learning import learning
@@ -387,10 +387,19 @@ def _notes(task: str, tables: Sequence[Table], left_out: Mapping[str, int]) -> s
         lines.append(f"MFU, traffic and launches: {_text(DERIVED.doc)}")
     if any(part.company for table in tables for row in table.rows for part in row.parts.values()):
         lines.append(f"{COMPANY_NOTE}. `densebench run --retry` takes it again, `--alone` takes no other.")
+    if any(_unrepeatable(part) for table in tables for row in table.rows for part in row.parts.values()):
+        lines.append(
+            "Trainings on a GPU do not repeat to the bit: sums are added up in another order each time. The seed noise "
+            "has this in it."
+        )
     if left_out:
         counts = "; ".join(f"{count} {reason}" for reason, count in left_out.items())
         lines.append(f"Records of this machine that are in no table: {counts}.")
     return "## Notes\n\n" + "\n".join(f"- {line}" for line in lines)
+
+
+def _unrepeatable(part: Part) -> bool:
+    return any(UNREPEATABLE in record.values for record in part.records)
 
 
 def _recipes(table: Table) -> list[str]:

@@ -33,6 +33,7 @@ from bench.plan.measure import (
     MODEL_LOST,
     TEACHER,
     TRAINED,
+    UNREPEATABLE,
     UNSUITED,
     Measure,
     measures,
@@ -57,7 +58,7 @@ _MARKUP = re.compile(r"[<>|`$]|\]\(")
 _FORMULA = ("=", "+", "@")
 _JOINERS = {"\u200c", "\u200d"}
 """What is not printable and belongs to words of some scripts."""
-_TEXTS = (AFTER, CANNOT, COMPANY, CROSSED, IMAGES_LOST, MODEL_LOST, TRAINED, UNSUITED)
+_TEXTS = (AFTER, CANNOT, COMPANY, CROSSED, IMAGES_LOST, MODEL_LOST, TRAINED, UNREPEATABLE, UNSUITED)
 _DIGESTS = (IMAGES, MODEL, TEACHER)
 _LEAST = {"patch": 1, "height": 1, "width": 1, "batch": 1}
 _CELL = {field.name: field.type for field in fields(Cell)}

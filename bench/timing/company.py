@@ -153,26 +153,19 @@ def disturbed(company: Company, cores: int, threads: int, device: str) -> str:
     """Why a round must not be compared with an undisturbed one: a sentence with the figure, or "".
 
     A CPU round is disturbed by heat that the kernel was told of, and when others and the hypervisor take over `OTHERS`
-    cores more than it leaves free; a GPU
-    round by any other process that computes there, and by any reason that holds the clock down but its power limit.
+    cores more than it leaves free; a GPU round by any other process that computes there, by any reason that holds the
+    clock down but its power limit, and by others on the CPU as a round of one thread is: one launches the kernels.
 
     Args:
         company: of the round.
         cores: CPUs that the process may use.
-        threads: CPU threads of the round.
+        threads: CPU threads of the round; not looked at where the device is no CPU.
         device: "cpu", "cuda", ...
     """
     if device == "cpu":
         if company.throttled:
             return f"the CPU was slowed down: {', '.join(company.throttled)}"
-        free = max(0, cores - threads)
-        others, steal = company.others_cores, company.steal_cores or 0.0
-        if others is not None and others + steal > free + max(OTHERS, OTHERS_SHARE * threads):
-            stolen = f" and the hypervisor took {steal:.2f}" if steal else ""
-            return (
-                f"other processes kept {others:.2f} cores busy{stolen}, and {threads} threads on {cores} leave {free}"
-            )
-        return ""
+        return _crowded(company, cores, threads)
     if company.gpu_processes:
         many = "1 other process computes" if company.gpu_processes == 1 else f"{company.gpu_processes} others compute"
         return f"{many} on the GPU"
@@ -180,7 +173,18 @@ def disturbed(company: Company, cores: int, threads: int, device: str) -> str:
     if slowed:
         clock = "" if company.clock_mhz is None else f" at {company.clock_mhz:.0f} MHz"
         return f"the GPU was slowed down{clock}: {', '.join(slowed)}"
-    return ""
+    return _crowded(company, cores, 1)
+
+
+def _crowded(company: Company, cores: int, threads: int) -> str:
+    """Why so many threads have not had CPUs of their own, or ""."""
+    free = max(0, cores - threads)
+    others, steal = company.others_cores, company.steal_cores or 0.0
+    if others is None or others + steal <= free + max(OTHERS, OTHERS_SHARE * threads):
+        return ""
+    stolen = f" and the hypervisor took {steal:.2f}" if steal else ""
+    many = "1 thread" if threads == 1 else f"{threads} threads"
+    return f"other processes kept {others:.2f} cores busy{stolen}, and {many} on {cores} leave {free}"
 
 
 def left(company: Company, cores: int, threads: int, device: str) -> float:
@@ -188,15 +192,21 @@ def left(company: Company, cores: int, threads: int, device: str) -> float:
 
     A team of threads waits for its slowest one. Beside n busy threads on one CPU a fair scheduler leaves 1 / (1 + n) of
     it; each of them takes half a core or more if it never rests, so there are about two for every core that was taken,
-    and all may have been on that one CPU. A GPU is shared out by time among the processes that compute on it. How much
-    heat takes is not known.
+    and all may have been on that one CPU. A GPU is shared out by time among the processes that compute on it, and the
+    thread that launches its kernels shares its CPU with others. How much heat takes is not known.
     """
     if device != "cpu":
         slowed = [reason for reason in company.throttled or () if reason != POWER_CAP]
-        return 0.0 if slowed else 1 / (1 + (company.gpu_processes or 0))
+        host = 1.0 if company.others_cores is None else _share(company, max(0, cores - 1))
+        return 0.0 if slowed else host / (1 + (company.gpu_processes or 0))
     if company.throttled or company.others_cores is None:
         return 0.0
-    taken = company.others_cores + (company.steal_cores or 0.0) - max(0, cores - threads)
+    return _share(company, max(0, cores - threads))
+
+
+def _share(company: Company, free: int) -> float:
+    """Of a CPU, beside those that took more than the free ones."""
+    taken = (company.others_cores or 0.0) + (company.steal_cores or 0.0) - free
     return 1 / (1 + math.ceil(2 * max(0.0, taken)))
 
 

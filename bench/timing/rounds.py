@@ -15,18 +15,11 @@ from bench.plan.measure import COMPANY, Context, Invalid, Outcome, Turn, Value
 from bench.stats.sampling import Interval, beside_others, enough, interval, quantile, rounds_of
 from bench.timing import company
 from bench.timing.clock import Call, Clock, calls_within, warm_up
+from bench.timing.pace import pace_of
 
-ROUND_S, MOST = 0.008, 10
-"""Seconds of a turn for the main call, and the most calls in it. Short turns, and many: on a shared machine the ratio
-of two neighbours scatters as much over turns of a hundred calls as over turns of one, so only their number helps."""
-PART_S, PART_MOST = 0.004, 5
-"""The same for a part. A turn has the main call and at most one part, the next turn another part."""
 PART_LEAST, PART_SHARE = 2, 0.25
 """Turns that each part gets in any case, and the share of the time spent that all parts get beyond these: the time goes
 to the call whose interval is stated."""
-SETTLE_S, SETTLED_MS = 0.004, 20.0
-"""Seconds of calls before a turn that are not kept: caches and clocks are the last cell's, whose threads still spin for
-a moment (`bench.launchers._worker` sees to it that it is a short one). A call of ``SETTLED_MS`` or more drowns that."""
 LEAST = 8
 """Rounds at the least, enough for two turns of each of four parts."""
 LOOKS = 1.4
@@ -36,8 +29,6 @@ WINDOW_S = 0.3
 """Company is counted over as many turns as take so long, others' turns included: the kernel counts in hundredths."""
 PATIENCE = 2.0
 """Budgets after which a cell that has too few undisturbed rounds stops waiting for more."""
-
-
 TRIES = 3
 """Of a measure that takes no turns, before one beside others has to do."""
 
@@ -68,6 +59,7 @@ class Rounds:
     ) -> None:
         self.name, self.call, self.parts, self.clock = name, call, parts, clock
         self.cell, self.context, self.prefix = cell, context, prefix
+        self.pace = pace_of(cell.device)
         self.series: dict[str, list[float]] = {f"{part}_ms": [] for part in (name, *parts)}
         self.index: dict[str, list[float]] = {f"{part}_ms": [] for part in (name, *parts)}
         self.taken = 0
@@ -87,8 +79,8 @@ class Rounds:
         counts = {name: self._calls_in_turn(part) for name, part in self.parts.items()}
         warm = warm_up(self.clock, self.call)
         self.steady = warm.steady
-        settle = 0 if warm.ms >= SETTLED_MS else calls_within(SETTLE_S, warm.ms, most=MOST)
-        counts[self.name] = calls_within(ROUND_S, warm.ms, most=MOST)
+        settle = self.pace.settling(warm.ms)
+        counts[self.name] = calls_within(self.pace.round_s, warm.ms, most=self.pace.most)
         calls, parts = {self.name: self.call, **self.parts}, tuple(self.parts)
         self.look, spent, on_parts = LEAST, 0.0, 0.0
         places = Places(self.cell.threads if self.cell.device == "cpu" else 0)
@@ -126,9 +118,9 @@ class Rounds:
     def _calls_in_turn(self, part: Call) -> int:
         """How many calls of a part there are in a turn that has it."""
         (ms,) = self.clock.times(part, 1)
-        if ms < 10 * PART_S * 1e3:  # a first call can be a slow one
+        if ms < 10 * self.pace.part_s * 1e3:  # a first call can be a slow one
             ms = min(ms, *self.clock.times(part, 1))
-        return calls_within(PART_S, ms, most=PART_MOST)
+        return calls_within(self.pace.part_s, ms, most=self.pace.part_most)
 
     def _known_well_enough(self, medians: Mapping[int, float], spent_s: float) -> bool:
         """Whether to stop: the target is reached, the budget is spent, or there is no use in going on."""

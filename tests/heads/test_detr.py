@@ -241,12 +241,12 @@ def test_positions_are_told_apart_and_neighbours_are_alike() -> None:
 def test_the_gaussian_lies_on_its_box() -> None:
     cells = centres(8, 8, torch.device("cpu"))
     box = torch.tensor([[[0.6875, 0.3125, 0.5, 1.0]]])  # centre of the cell in row 2, column 5
-    bias = gaussian(box, cells, (8, 8)).view(8, 8)
+    bias = gaussian(box, cells).view(8, 8)
     assert bias.argmax().item() == 2 * 8 + 5
     assert bias[2, 5].item() == pytest.approx(0)
     assert bias[2, 6].item() == pytest.approx(-0.5)  # a cell is an eighth of the width, a quarter of the box's
     assert bias[4, 5].item() == pytest.approx(-0.5)  # the box is twice as high
-    tiny = gaussian(torch.tensor([[[0.5, 0.5, 1e-4, 1e-4]]]), cells, (8, 8))
+    tiny = gaussian(torch.tensor([[[0.5, 0.5, 1e-4, 1e-4]]]), cells)
     assert tiny.amax().item() == pytest.approx(-0.25)
 
 

@@ -13,6 +13,7 @@ from unittest import mock
 
 import numpy as np
 import pytest
+import torch
 
 from backbones.contract import Unsupported
 from bench import catalogue
@@ -218,3 +219,9 @@ def test_kept_features_are_of_what_made_them(cache: Path, monkeypatch: pytest.Mo
     differing = {name for name in keys[0] if keys[0][name] != keys[1][name]}
     assert differing == {"backbone"}
     assert keys[1]["backbone"] == "vit_pico revision 1, source after"
+
+
+def test_a_training_that_would_not_come_out_the_same_says_so():
+    assert accuracy.unrepeatable(torch.device("cpu")) == {}
+    (said,) = accuracy.unrepeatable(torch.device("cuda", 1)).values()
+    assert said.startswith("on cuda sums are added up in another order each time")

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from unittest import mock
 
@@ -16,7 +17,8 @@ import torch
 from backbones.contract import Unsupported
 from bench.errors import UserError
 from bench.measures import max_batch
-from bench.measures.max_batch import BOUND, MIB, Trial, explain, grain, in_child, largest
+from bench.measures._largest import BOUND, grain, largest, straight
+from bench.measures.max_batch import MIB, Trial, explain, in_child
 from bench.plan.case import resolve
 from bench.plan.measure import Context, Invalid, measures
 from tests.bench.measures.test_memory import cell_of
@@ -41,6 +43,58 @@ def test_the_answer_fits_and_the_next_one_does_not(most):
         assert found == BOUND
     assert len(asked) <= 30
     assert max(asked) <= BOUND
+
+
+class Memory:
+    """What a batch takes of a limit: weights, and the same for each image."""
+
+    def __init__(self, most, *, base=300.0, each=37.0):
+        self.base, self.each = base, each
+        self.limit = self.took(most) + each * 0.3
+        self.asked = []
+
+    def took(self, batch):
+        return self.base + self.each * batch
+
+    def fits(self, batch):
+        self.asked.append(batch)
+        return self.took(batch) <= self.limit
+
+    def predict(self):
+        return straight([(batch, self.took(batch), self.limit) for batch in self.asked])
+
+
+@pytest.mark.parametrize("most", [*range(1, 40), 200, 255, 256, 257, 272, 500, 513, 5000, 65535, 65536, 10**6])
+def test_two_batches_say_where_to_look(most):
+    memory = Memory(most)
+    found = largest(memory.fits, predict=memory.predict)
+    assert memory.asked[-1] == found
+    assert found == min(most, BOUND) if most <= 256 else found <= most
+    assert most >= BOUND or found > most - grain(found) - 1
+    assert len(memory.asked) <= 7
+    plain = []
+    largest(lambda batch: plain.append(batch) or batch <= most)
+    assert most < 100 or len(memory.asked) <= len(plain) / 2
+
+
+@pytest.mark.parametrize("most", [3, 11, 100, 256, 1000, 30_000])
+@pytest.mark.parametrize("off", [0.5, 0.9, 1.2, 3.0, None])
+def test_a_bad_prediction_costs_probes_and_no_exactness(most, off):
+    asked = []
+    found = largest(
+        lambda batch: asked.append(batch) or batch <= most, predict=lambda: None if off is None else int(most * off)
+    )
+    assert asked[-1] == found <= most
+    assert found > most - grain(found) - 1
+    assert len(asked) <= 30
+    assert max(asked) <= BOUND
+
+
+def test_what_is_not_known_predicts_nothing():
+    assert straight([(1, 10.0, 100.0)]) is None
+    assert straight([(1, 10.0, 100.0), (8, None, 100.0)]) is None
+    assert straight([(1, 10.0, 100.0), (8, 10.0, 100.0)]) is None
+    assert straight([(8, 24.0, 100.0), (1, 10.0, 100.0)]) == 46
 
 
 def test_nothing_fits():
@@ -89,6 +143,7 @@ def test_what_a_child_raises_is_told_apart():
     assert raising(RuntimeError("DefaultCPUAllocator: can't allocate memory: you")).end == "oom"
     assert raising(RuntimeError("cuBLAS: CUBLAS_STATUS_ALLOC_FAILED when")).end == "oom"
     assert raising(RuntimeError("could not create a primitive")).end == "suspect"
+    assert raising(RuntimeError("GET was unable to find an engine to execute this computation")).end == "suspect"
     assert raising(Unsupported("no such patch")) == Trial("Unsupported", "no such patch")
     assert raising(UserError("no such weights")) == Trial("UserError", "no such weights")
     assert raising(Invalid("not finite")) == Trial("Invalid", "not finite")
@@ -223,16 +278,38 @@ def test_on_cuda_torchs_allocator_is_limited(monkeypatch, limit):
     allocator = Allocator(before=0)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: Properties)
     monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", lambda share, index: shares.append(share))
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (190 * MIB, 200 * MIB))
     allocator.install(monkeypatch)
     with allocator.live:
         trial = max_batch._on_cuda(resolve(cell_of(), cache=Path("none")), cell_of(), limit, device)
     assert shares == ([] if limit is None else [0.25])
     assert trial.end == "fits"
     assert trial.limit_mib == (200 if limit is None else 50)
+    assert trial.room_mib == (190 if limit is None else 50)
     weights = 1.9
     assert weights < trial.mib < 4
     with pytest.raises(Unsupported, match="limit_mib=300 is more than the 200 MiB of the device"):
         max_batch._on_cuda(resolve(cell_of(), cache=Path("none")), cell_of(), 300 * MIB, device)
+
+
+@pytest.mark.parametrize(
+    ("limit", "free", "said"),
+    [
+        (None, 79_000, ""),
+        (None, 60_000, "20000 MiB of the device are held .* the default limit is all 80000 MiB; .* less than 60000"),
+        (40_000, 60_000, ""),
+        (70_000, 60_000, "limit_mib=70000; end them, or set limit_mib to less than 60000"),
+    ],
+)
+def test_memory_that_others_hold_is_seen_first(monkeypatch, limit, free, said):
+    """The answer would be that of a smaller device."""
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free * MIB, 80_000 * MIB))
+    look = partial(max_batch._free, limit and limit * MIB, 80_000 * MIB, torch.device("cuda"))
+    if said:
+        with pytest.raises(Invalid, match=said):
+            look()
+    else:
+        assert look() == free * MIB
 
 
 @pytest.mark.parametrize("dtype", ["fp32", "bf16"])
@@ -270,3 +347,11 @@ def test_the_largest_batch_of_a_real_model_fits_and_one_more_does_not():
     assert 3 < values["max_batch"] < 11
     assert values["probes"] >= 7
     assert 15 < values["max_batch_mib"] <= 20 == values["limit_mib_used"]
+
+
+def test_a_worker_takes_cudnns_words_for_want_of_memory():
+    from bench.launchers import worker
+
+    error = RuntimeError("GET was unable to find an engine to execute this computation")
+    assert worker._memory_ran_out(error) == str(error)
+    assert worker._memory_ran_out(RuntimeError("no such convolution")) == ""

@@ -124,6 +124,31 @@ def test_sizes_grow_as_long_as_time_allows(monkeypatch, ms_of_1024, sizes):
     assert clock.counts[0] == 2, "the first size of all also loads the libraries"
 
 
+def test_a_device_that_heats_up_works_for_a_second_first(given, monkeypatch):
+    """A GPU that was idle is faster than one in service."""
+    spent = []
+
+    class Clock(Constant):
+        def times(self, call, count):
+            if isinstance(call, roof._Product):
+                spent.append(self.ms * count)
+            return super().times(call, count)
+
+    monkeypatch.setattr(roof, "clock_of", lambda device: Clock(7.0))
+    monkeypatch.setattr(roof, "free_bytes", lambda device: 1 << 40)
+    monkeypatch.setattr(roof.build, "device_of", lambda cell: torch.device("meta"))
+    monkeypatch.setattr(roof.build, "synchronize", lambda device: None)
+    products = roof.matrix_products
+
+    def first(*arguments, **options):
+        assert 1000 <= sum(spent) <= 1200
+        return products(*arguments, **options, sizes=(128,))
+
+    monkeypatch.setattr(roof, "matrix_products", first)
+    roof.measure(*given(Cell(**CELL | {"device": "cuda"})))
+    assert sum(spent) > 1000
+
+
 def test_time_that_has_passed_counts(monkeypatch):
     seconds = iter([0.0, 0.5, 2.999, 2.999])
     monkeypatch.setattr(time, "perf_counter", lambda: next(seconds))

@@ -2,6 +2,7 @@
 
 import os
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -176,6 +177,22 @@ def test_float32_is_float32_and_tf32_is_asked_for(monkeypatch):
         modes.set_precision(cell(dtype="tf32"), torch.device("cuda"))
 
 
+def test_torch_answers_both_of_its_switches_alike(monkeypatch):
+    """Inductor asks the older one, and torch raises where the two differ."""
+    matmul = torch.backends.cuda.matmul
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 0))
+    try:
+        for dtype in ("tf32", "fp32", "tf32", "bf16"):
+            modes.set_precision(cell(dtype=dtype), torch.device("cuda"))
+            on = dtype == "tf32"
+            assert (matmul.allow_tf32, torch.backends.cudnn.allow_tf32) == (on, on)
+            assert matmul.fp32_precision == ("tf32" if on else "ieee")
+            assert torch.get_float32_matmul_precision() == ("high" if on else "highest")
+    finally:
+        matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = False, True  # as torch starts
+        matmul.fp32_precision = torch.backends.cudnn.fp32_precision = "none"
+
+
 class FakeGraph:
     """Stands for ``torch.cuda.CUDAGraph``: replays what was called while it was recorded."""
 
@@ -277,6 +294,38 @@ def test_compile_time_is_that_of_an_empty_cache(monkeypatch, context):
     assert len({*seen, "/mine"}) == 3, "nor what the cell before has"
     artifact.prepare(context(cell(compile="default")))
     assert seen[-1] == "/mine", "where nobody looks at the time, the cache saves it"
+
+
+@pytest.mark.parametrize("triton", [True, False])
+def test_what_an_empty_cache_has_taken_can_be_found_later(monkeypatch, tmp_path, triton):
+    """The measures that come after the time need not compile the same model again, for minutes under max-autotune."""
+    usual = {"TORCHINDUCTOR_CACHE_DIR": tmp_path / "usual", "TRITON_CACHE_DIR": tmp_path / "triton"}
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(usual["TORCHINDUCTOR_CACHE_DIR"]))
+    monkeypatch.delenv("TRITON_CACHE_DIR", raising=False)
+    if triton:
+        monkeypatch.setenv("TRITON_CACHE_DIR", str(usual["TRITON_CACHE_DIR"]))
+    there = usual["TORCHINDUCTOR_CACHE_DIR"] / "fx" / "old"
+    there.parent.mkdir(parents=True)
+    there.write_text("mine")
+
+    def compiled():
+        for name in usual:
+            folder = Path(os.environ[name])
+            assert not folder.exists() or name == "TRITON_CACHE_DIR"
+            (folder / "fx").mkdir(parents=True)
+            (folder / "fx" / name).write_text("made")
+        (Path(os.environ["TORCHINDUCTOR_CACHE_DIR"]) / "fx" / "old").write_text("made anew")
+
+    with modes.empty_compiler_cache():
+        compiled()
+    assert [path.name for path in there.parent.iterdir()] == ["old"], "not asked for"
+    with modes.empty_compiler_cache(keep=True):
+        compiled()
+    assert (there.parent / "TORCHINDUCTOR_CACHE_DIR").read_text() == "made"
+    assert there.read_text() == "mine"
+    kept = usual["TRITON_CACHE_DIR"] if triton else usual["TORCHINDUCTOR_CACHE_DIR"] / "triton" / "0"
+    assert (kept / "fx" / "TRITON_CACHE_DIR").read_text() == "made"
+    assert not list(tmp_path.rglob("*.tmp"))
 
 
 def test_a_compile_mode_is_torchs(monkeypatch):

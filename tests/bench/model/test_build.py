@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -49,6 +51,23 @@ def test_a_device_that_is_not_there_is_unsupported():
     cell = job("latency", device=["xpu"]).cell
     with pytest.raises(Unsupported, match=r"device xpu is wanted and torch .* sees"):
         build.device_of(cell)
+
+
+def test_the_device_of_a_cell_is_made_the_current_one(monkeypatch):
+    """Events and graphs go to a stream of the current device: `cuda:1` would time an idle `cuda:0`."""
+    current = []
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda: torch.device("cuda"))
+    monkeypatch.setattr(torch.accelerator, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.accelerator, "set_device_index", current.append)
+    cell = job("latency").cell
+    assert build.device_of(replace(cell, device="cuda:1")) == torch.device("cuda:1")
+    assert current == [1]
+    build.device_of(replace(cell, device="cuda"))
+    build.device_of(cell)
+    assert current == [1]
+    with pytest.raises(Unsupported, match="cuda:2 is wanted and torch sees 2 of this kind"):
+        build.device_of(replace(cell, device="cuda:2"))
 
 
 def test_the_artifact_is_in_the_cells_dtype_and_in_inference_mode(tmp_path):

@@ -8,6 +8,8 @@ from bench.plan.measure import COMPANY
 from bench.report import rows
 from bench.report.roofline import roofline
 from bench.store.record import Record
+from tests.bench.records import write
+from tests.bench.report.cells import record
 
 # 5 GMACs x 4 images are 40 GFLOP: 20 ms at 2 TFLOP/s. 2^30 bytes at 100 x 2^30 a second: 10 ms. 100 x 30 µs: 3 ms.
 KNOWN = {
@@ -96,3 +98,26 @@ def test_a_machine_can_do_the_best_that_was_measured_of_it():
     assert left_out.total() == 3
     (alone,) = rows._current([measured(9.0, 99.0, 0.1, 1, "a neighbour"), records[0]], left_out)
     assert alone.values["peak_tflops"] == 0.3
+
+
+@pytest.mark.parametrize(
+    ("mode", "launches_pct"),
+    [
+        ({"compile": "none", "device": "cuda"}, 75.0),
+        ({"compile": "default", "device": "cuda"}, 75.0),
+        ({"compile": "cudagraph", "device": "cuda"}, 0.05),
+        ({"compile": "max-autotune", "device": "cuda:1"}, 0.05),
+        ({"compile": "max-autotune", "device": "cpu"}, 75.0),  # there it records no graph
+    ],
+)
+def test_a_recorded_pass_is_one_launch(tmp_path, mode, launches_pct):
+    latency = {"latency_ms": 10.0, "operations": 1500, "traffic_mib": 10.0}
+    folder = write(
+        tmp_path / "box",
+        [
+            record("latency", 64, **latency, **mode),
+            record("roof", 64, peak_tflops=1.0, copy_gbps=100.0, launch_us=5.0, **mode),
+        ],
+    )
+    (row,) = rows.read(folder).tables[0].rows
+    assert row.limits.launches_pct == pytest.approx(launches_pct)

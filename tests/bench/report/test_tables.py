@@ -373,3 +373,10 @@ def test_dollar_signs_in_names_are_drawn_and_begin_no_formula(tmp_path: Path) ->
     save(drawing, tmp_path / "one.png")
     assert axes.get_yticklabels()[0].get_text() == name
     assert draw(folder.parent)
+
+
+def test_trainings_that_do_not_repeat_are_said_below_their_table(tmp_path: Path) -> None:
+    here = [make("accuracy", miou=40.0)]
+    assert "to the bit" not in _tables(tmp_path / "cpu", here)["segmentation.md"]
+    there = [make("accuracy", miou=40.0, unrepeatable="on cuda sums are added up in another order each time")]
+    assert "Trainings on a GPU do not repeat to the bit" in _tables(tmp_path / "gpu", there)["segmentation.md"]

@@ -163,6 +163,34 @@ def test_short_calls_are_settled_and_parts_take_turns(seen):
     assert outcome.values["latency_p90_ms"] == 2.0
 
 
+@pytest.mark.parametrize(
+    ("ms", "kept", "before"), [(5.0, 15, 6), (0.25, 100, 320), (0.01, 100, 1000), (40.0, 1, 1), (150.0, 1, 0)]
+)
+def test_a_turn_of_a_gpu_is_as_long_as_its_power_takes_to_settle(seen, ms, kept, before):
+    """In bursts of 8 ms it never reaches the power limit that it has in service."""
+    calls, parts = [], []
+
+    class Clock:
+        def times(self, call, count):
+            (parts if call is part else calls).append(count)
+            return [ms] * count
+
+    def part():
+        pass
+
+    taken = Rounds(
+        "latency", lambda: None, {"a": part}, Clock(), cell(device="cuda"), context(budget_s=2.0, target=1e-9)
+    )
+    taken.take()
+    samples = taken.outcome({}, rate="images_per_s").samples
+    turns = max(samples["latency_ms_round"]) + 1
+    assert len(samples["latency_ms"]) == kept * turns
+    if before:
+        assert calls[-2:] == [pytest.approx(before, abs=1), kept]
+    assert calls.count(kept) >= turns
+    assert parts[-1] == max(1, min(25, int(25 / ms)))
+
+
 def test_parts_take_a_quarter_of_the_time_once_each_was_there_twice(seen):
     def part():
         """Far slower than the whole, as decoding is in a small detector."""

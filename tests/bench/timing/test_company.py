@@ -399,9 +399,16 @@ def test_heat_disturbs_a_cpu():
     ],
 )
 def test_on_a_gpu_any_stranger_and_any_slowdown_but_the_power_limit_disturbs(throttled, clock, processes, telling):
-    found = disturbed(Company(8.0, 8.0, throttled, clock, processes), 2, 2, "cuda")
+    found = disturbed(Company(1.0, 0.2, throttled, clock, processes), 2, 2, "cuda")
     assert telling in found
     assert bool(found) == bool(telling)
+
+
+def test_kernels_are_launched_by_a_thread_that_needs_a_cpu():
+    """Of a small model the launches are the time; how many threads its cell has does not matter."""
+    assert not disturbed(Company(3.2, 0.0, (), 1000.0, 0), 4, 4, "cuda")
+    assert "4.00 cores busy, and 1 thread on 4 leave 3" in disturbed(Company(4.0, 0.0, (), 1000.0, 0), 4, 4, "cuda")
+    assert not disturbed(Company(None, None, (), 1000.0, 0), 1, 1, "cuda")
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
@@ -444,6 +451,8 @@ def test_the_module_needs_no_torch():
         (Company(gpu_processes=1), 2, "cuda", 0.5),
         (Company(gpu_processes=0, throttled=("thermal",)), 2, "cuda", 0.0),
         (Company(gpu_processes=3, throttled=(POWER_CAP,)), 2, "cuda", 0.25),
+        (Company(others_cores=0.9, gpu_processes=0), 2, "cuda", 1.0),
+        (Company(others_cores=2.0, gpu_processes=1), 2, "cuda", 1 / 6),
     ],
 )
 def test_what_others_left_is_the_least_that_it_can_have_been(seen, threads, device, share):
