@@ -1,6 +1,10 @@
-"""Order and threads of the whole suite."""
+"""Order, threads and devices of the whole suite."""
 
 import os
+import re
+import shutil
+import tempfile
+from pathlib import Path
 
 import pytest
 from jaxtyping import install_import_hook
@@ -11,6 +15,33 @@ install_import_hook(["backbones", "heads", *_CHECKED], "beartype.beartype")
 
 # Before torch is imported: the tests' tensors are tiny, and more threads only wait for one another.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+HIDDEN = "DENSEBENCH_TESTS_HIDE_GPUS"
+"""Set in processes whose GPUs are hidden already."""
+NO_GPU = """#!/bin/sh
+case "$*" in *--query-gpu*) exit 0 ;; esac
+echo "No devices were found"
+exit 6
+"""
+"""nvidia-smi on a machine without a GPU."""
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Hide GPUs: tests are of a CPU, and the same wherever they run. `-m gpu` and races that are timed see them."""
+    asked = re.search(r"(?<!not )\bgpu\b", config.option.markexpr or "")
+    wanted = asked or getattr(config.option, "benchmark_enable", False)
+    if wanted or os.environ.get(HIDDEN):
+        return
+    os.environ[HIDDEN] = "1"  # workers and children inherit it
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    if shutil.which("nvidia-smi"):
+        folder = Path(tempfile.mkdtemp(prefix="densebench-tests-"))
+        config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
+        tool = folder / "nvidia-smi"
+        tool.write_text(NO_GPU, encoding="ascii")
+        tool.chmod(0o755)
+        os.environ["PATH"] = f"{folder}{os.pathsep}{os.environ['PATH']}"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -27,4 +58,5 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         import torch
 
         if not torch.accelerator.is_available():
-            pytest.skip(f"needs a GPU, and torch {torch.__version__} sees none on this machine")
+            hidden = " (they are hidden but from -m gpu)" if os.environ.get(HIDDEN) else ""
+            pytest.skip(f"needs a GPU, and torch {torch.__version__} sees none on this machine{hidden}")
