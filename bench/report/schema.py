@@ -41,6 +41,7 @@ _FILES = {
     "segmentation.csv, detection.csv": "every row and column",
     "learning.md, reach.md": "trained beside untrained models, and how far backbones see, where that was measured",
     "*.png": "cost against accuracy, and the curve of reach (`report --figures`)",
+    "records.dropped.gz": "lines that `densebench compact` has dropped, as they were",
     "*.torn": "bytes of a line that a run was cut off in, moved aside by the next one",
 }
 
@@ -89,6 +90,12 @@ is overwritten, and what is there already is not added again. `--machine NAME` n
 come with `--models` alone. Then `densebench report` makes the tables."""
 
 
+_COMPACT = """`densebench compact` drops records that count no more: of an earlier version of their measure, and of several
+answers to one question all but the one that counts. Tables, claims and what a run finds done stay as they are, but for
+the line that counts what is left out. What is dropped goes to `records.dropped.gz`, lines as they were; to have it back,
+`gunzip -c records.dropped.gz >> records.jsonl`. `--dry-run` says what it would drop."""
+
+
 def page() -> str:
     """The page, as Markdown."""
     blocks = [_HEAD, "## Files of a machine", _table(("file", "what it is"), _rows(_FILES))]
@@ -110,7 +117,7 @@ def page() -> str:
     ]
     blocks += [_table(("value", "meaning"), _rows(BESIDE))]
     blocks += ["### Samples of measures that take turns", _table(("samples", "meaning"), _rows(ROUNDS))]
-    blocks += ["## Environments", _fields(Environment), "## Adding results", _MERGE]
+    blocks += ["## Environments", _fields(Environment), "## Adding results", _MERGE, "## Dropping results", _COMPACT]
     return "\n\n".join(blocks) + "\n"
 
 

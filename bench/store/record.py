@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from dataclasses import fields as parts
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import msgspec
 
@@ -105,6 +105,11 @@ class Record:
         """The matrix that crossed what cannot be had, where nobody asked for it in particular; else ""."""
         return str(self.values.get(CROSSED, ""))
 
+    @property
+    def standing(self) -> "Standing":
+        """What `better` looks at."""
+        return Standing(sys.intern(self.status), sys.intern(self.company), self.started, self.began)
+
     def line(self) -> str:
         """As one line of JSON, with its line feed."""
         stated = {part.name: getattr(self, part.name) for part in parts(self)}
@@ -125,7 +130,16 @@ def _cut(text: str, most: int) -> str:
     return text[:half] + gap + text[-half:]
 
 
-def better(later: Record, earlier: Record) -> bool:
+class Standing(NamedTuple):
+    """What of a record decides whether another one replaces it."""
+
+    status: str
+    company: str
+    started: str
+    began: str
+
+
+def better(later: Record | Standing, earlier: Record | Standing) -> bool:
     """Whether the later of two answers to one question replaces the earlier one.
 
     What is settled replaces what is not, and what was settled before; but a figure in company does not take the place

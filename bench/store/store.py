@@ -71,7 +71,7 @@ class Store:
         file = self.path.stat() if self.path.exists() else None
         state = (file.st_ino, file.st_ctime_ns) if file else (0, 0)
         damaged: list[str] = []
-        for number, start, line in _lines(self.path, damaged):
+        for number, start, line in lines(self.path, damaged):
             try:
                 record = parse(line, f"line {number}", Stored(self.path, start, len(line), state))
             except UserError as error:
@@ -89,7 +89,7 @@ class Store:
         path = self.folder / ENVIRONMENTS
         found: dict[str, Environment] = {}
         damaged: list[str] = []
-        for number, _, line in _lines(path, damaged):
+        for number, _, line in lines(path, damaged):
             try:
                 environment = described(line)
             except ValueError as error:
@@ -238,7 +238,7 @@ def described(line: bytes) -> Environment:
 _environment = msgspec.json.Decoder(Environment).decode
 
 
-def _lines(path: Path, damaged: list[str]) -> Iterator[tuple[int, int, bytes]]:
+def lines(path: Path, damaged: list[str]) -> Iterator[tuple[int, int, bytes]]:
     """Number (from 1), first byte and bytes of each whole line that holds something.
 
     damaged: is told of a last line that is cut off, which is left out.

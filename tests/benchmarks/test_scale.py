@@ -46,6 +46,24 @@ def test_a_verb_on_many_records(verb, records, results, benchmark):
     benchmark.extra_info["peak of all so far (MiB)"] = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
 
 
+@pytest.mark.parametrize("verb", ["plan", "compact"])
+def test_what_holds_few_records_at_a_time(verb, records, tmp_path, benchmark):
+    """Ten times as many, of which a plan finds what it asks for, and compaction what counts; memory is what to look at."""
+    folder = write(tmp_path, 10 * records)
+    words = {
+        "plan": ["run", "--dry-run", "--machine", folder.name],
+        "compact": ["compact", "--dry-run"],
+    }[verb]
+
+    def go():
+        words_ = [sys.executable, "-m", "bench", *words, "--results", str(tmp_path)]
+        subprocess.run(words_, check=True, stdout=subprocess.DEVNULL)
+
+    benchmark.pedantic(go, rounds=1)
+    benchmark.extra_info["records"] = 10 * records
+    benchmark.extra_info["peak of all so far (MiB)"] = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
+
+
 @pytest.mark.parametrize("words", [["--help"], ["list", "backbones"]], ids=lambda words: words[0])
 def test_what_needs_no_records_starts_at_once(words, benchmark):
     benchmark.pedantic(

@@ -1,0 +1,143 @@
+"""What compaction drops, what it keeps, and that no table can tell the difference."""
+
+import gzip
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from bench.errors import UserError
+from bench.plan.measure import COMPANY
+from bench.report.rows import read
+from bench.report.tables import as_csv
+from bench.store import compact as compacting
+from bench.store.compact import DROPPED, OLDER, SUPERSEDED, compact, words
+from bench.store.record import Record
+from bench.store.store import Store
+from tests.bench.records import environment, make, matrix, write
+
+pytestmark = pytest.mark.usefixtures("known")
+
+
+def dropped(folder: Path) -> list[str]:
+    with gzip.open(folder / DROPPED, "rt") as file:
+        return file.read().splitlines(keepends=True)
+
+
+def again(record: Record, hour: int, **given: object) -> Record:
+    return replace(record, started=f"2026-01-01T{hour:02}:00:00+00:00", **given)
+
+
+def test_tables_are_those_of_before(tmp_path: Path) -> None:
+    first = [again(record, 1) for record in matrix(2, seeds=2)]
+    better = [again(record, 3, values={**record.values, "latency_ms": 4.0}) for record in first[1::16]]
+    failed = [again(record, 4, status="error", values={}, reason="x") for record in first[5::16]]
+    crowded = [again(record, 5, values={**record.values, COMPANY: "others"}) for record in first[2::16]]
+    older = [replace(record, version=0) for record in first[:5]]
+    records = [*older, *first, *failed, *crowded, *better]
+    folder = write(tmp_path / "box", records)
+    before = as_csv(read(folder).tables)
+    done = compact(folder)
+    assert as_csv(read(folder).tables) == before
+    assert done.dropped == {OLDER: 5, SUPERSEDED: len(better) + len(failed) + len(crowded)}
+    assert not read(folder).left_out
+    kept = (folder / "records.jsonl").read_text().splitlines(keepends=True)
+    assert len(kept) == done.kept
+    assert sorted([*kept, *dropped(folder)]) == sorted(record.line() for record in records), "each line is somewhere"
+    assert compact(folder).dropped == {}, "once is enough"
+    assert len(dropped(folder)) == len(records) - len(kept)
+
+
+def test_of_two_states_of_a_recipe_the_one_that_was_named_last_still_counts(tmp_path: Path) -> None:
+    def trained(digest: str, hour: int, **given: object) -> Record:
+        return again(make("accuracy", miou=40.0 + hour, recipe="mine", inputs={"recipe": digest}), hour, **given)
+
+    records = [trained("a", 1), trained("b", 2), trained("a", 3, status="error", reason="lost", values={})]
+    folder = write(tmp_path / "box", records)
+    before = as_csv(read(folder).tables)
+    assert "41.0" in before
+    compact(folder)
+    assert as_csv(read(folder).tables) == before
+    assert [record.inputs["recipe"] for record in Store(folder).records()] == ["b", "a"]
+
+
+def test_what_is_not_known_here_stays(tmp_path: Path) -> None:
+    elsewhere = environment("there")
+    records = [
+        make("of_a_plug_in"),
+        make("of_a_plug_in"),
+        make("latency", latency_ms=1.0, version=2),
+        make("latency", latency_ms=1.0, version=2),
+        make("latency", latency_ms=2.0),
+        make("latency", latency_ms=2.0, environment="there"),
+        make("latency", latency_ms=2.0, environment="nowhere"),
+    ]
+    folder = write(tmp_path / "box", records, [environment("here"), elsewhere])
+    with (folder / "records.jsonl").open("a") as file:
+        file.write('{"measure": 1}\n')
+    text = (folder / "records.jsonl").read_text()
+    done = compact(folder)
+    assert (done.kept, done.dropped) == (8, {})
+    assert (folder / "records.jsonl").read_text() == text
+    assert words(done, written=True) == [f"{folder / 'records.jsonl'}: 8 records, all of which count"]
+
+
+def test_limits_of_the_machine_are_the_best_of_all_measurements_and_all_stay(tmp_path: Path) -> None:
+    limits = [make("latency", latency_ms=ms) for ms in (1.0, 2.0)]
+    limits = [replace(one, fields={k: v for k, v in one.fields.items() if k != "backbone"}) for one in limits]
+    folder = write(tmp_path / "box", limits)
+    assert compact(folder).kept == 2
+
+
+def test_a_dry_run_writes_nothing_and_says_the_same(tmp_path: Path) -> None:
+    record = make("latency", latency_ms=1.0)
+    folder = write(tmp_path / "box", [again(record, 1), again(record, 2)])
+    files = {path: path.read_bytes() for path in folder.iterdir()}
+    told = compact(folder, write=False)
+    assert {path: path.read_bytes() for path in folder.iterdir()} == files
+    done = compact(folder)
+    assert (told.kept, told.dropped, told.before, told.after) == (done.kept, done.dropped, done.before, done.after)
+    assert done.after == (folder / "records.jsonl").stat().st_size < done.before
+    assert words(done, written=True)[1] == f"1 record {SUPERSEDED}: moved to {DROPPED}"
+
+
+@pytest.mark.parametrize("after", [0, 1, 2], ids=["the archive", "its end", "the records"])
+def test_a_full_disk_leaves_the_records_as_they_were(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, after: int
+) -> None:
+    record = make("latency", latency_ms=1.0)
+    folder = write(tmp_path / "box", [again(record, hour) for hour in range(4)])
+    text = (folder / "records.jsonl").read_bytes()
+    copied, blocks = compacting._copied, iter(range(9))
+
+    def full(source: int, places: list[tuple[int, int]]) -> Iterator[bytes]:
+        for block in copied(source, places):
+            if next(blocks) == after:
+                raise OSError(28, "No space left on device")
+            yield block
+
+    monkeypatch.setattr(compacting, "_BLOCK", 1)
+    with monkeypatch.context() as patch:
+        patch.setattr(compacting, "_copied", full)
+        if after == 2:
+            patch.setattr(compacting, "_set_aside", lambda *_: list(blocks))
+        with pytest.raises(UserError, match="No space left on device.; the records are as they were"):
+            blocks = iter([after]) if after == 2 else blocks
+            compact(folder)
+    assert (folder / "records.jsonl").read_bytes() == text
+    assert not list(folder.glob(".*.part"))
+    compact(folder)
+    assert [one.started[11:13] for one in Store(folder).records()] == ["03"]
+    assert [line[-40:] for line in dropped(folder)] == [again(record, hour).line()[-40:] for hour in range(3)]
+
+
+def test_lines_longer_than_a_block_and_far_apart_are_copied_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(compacting, "_BLOCK", 64)
+    records = [again(record, hour) for hour in (1, 2) for record in matrix(1)]
+    folder = write(tmp_path / "box", [*records, *records[3:9]])
+    before = as_csv(read(folder).tables)
+    compact(folder)
+    assert as_csv(read(folder).tables) == before
