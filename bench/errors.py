@@ -38,6 +38,11 @@ def printable(text: str) -> str:
     return text if text.isascii() and text.isprintable() else _STEERING.sub(lambda found: ascii(found[0])[1:-1], text)
 
 
+def one_line(text: str) -> str:
+    """A name as it is shown: `printable`, and without line feeds, which would end a row of a table."""
+    return printable(text).replace("\n", "\\n")
+
+
 def shown(value: object, most: int = 100) -> str:
     """What came, for a message: as Python writes it, and no longer than that."""
     text = repr(value)

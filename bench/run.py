@@ -13,7 +13,7 @@ from typing import Any
 from bench import answers, catalogue, signals
 from bench.cache import cache_folder
 from bench.data.contract import Task
-from bench.errors import UserError, printable
+from bench.errors import UserError, one_line
 from bench.launchers._order import first_look
 from bench.launchers.contract import Event, Finished, Job, Settings
 from bench.plan import dataset, listing, models, recipe, source, weights
@@ -233,7 +233,7 @@ def _plain(cell: Cell) -> None:
     """Refuse names that no table could show, before anything is measured."""
     for name in ("dataset", "recipe", "weights"):  # all others are of the catalogue
         text = getattr(cell, name)
-        if printable(text) != text:
+        if one_line(text) != text:
             raise UserError(
                 f"{name} {text!a} has control characters or is no UTF-8, which no table can show; give it another name"
             )
@@ -408,7 +408,7 @@ def _checked(name: str, task: Task, root: Path | None) -> str:
 def _noted(name: str, task: Task, root: Path | None) -> str:
     key = (name, task, root)
     if key not in _NOTED:
-        _NOTED[key] = printable(dataset.note(name, task, root))  # folders and files are called whatever they are
+        _NOTED[key] = one_line(dataset.note(name, task, root))  # folders and files are called whatever they are
     return _NOTED[key]
 
 
@@ -432,7 +432,7 @@ def _stated(name: str, *notes: str) -> str:
     """What a record says of its data set beyond the name."""
     version = catalogue.dataset(name).facts.get("version", 1)
     # Version 1 goes without saying, so that the first data sets keep their records.
-    return printable("; ".join(note for note in (f"version {version}" if version != 1 else "", *notes) if note))
+    return one_line("; ".join(note for note in (f"version {version}" if version != 1 else "", *notes) if note))
 
 
 def _model_of(record: Record, folder: Path) -> bool:
@@ -517,10 +517,10 @@ def _clean(event: Finished) -> Finished:
 
     def clean(value: Value) -> Value:
         if isinstance(value, dict):
-            return {printable(str(name)): number for name, number in value.items()}
+            return {one_line(str(name)): number for name, number in value.items()}
         return sayable(value, SENTENCE) if isinstance(value, str) else value
 
-    values = {printable(name): clean(value) for name, value in event.values.items()}
+    values = {one_line(name): clean(value) for name, value in event.values.items()}
     return replace(event, reason=sayable(event.reason), values=values)
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.catalogue import ROOT
-from bench.errors import UserError
+from bench.errors import UserError, one_line
 from bench.plan import cards
 from bench.plan.machine import cpus
 from bench.plan.variables import speed
@@ -72,11 +72,11 @@ class Environment:
     gpu_power_w: list[float] = field(default_factory=list)
 
     def title(self) -> str:
-        """One line for a table's heading."""
+        """One line for a table's heading, whatever a processor is called."""
         device = ", ".join(self.gpus) or f"{self.cpu}, {self.cores} cores"
         versions = " ".join(f"{name} {self.packages[name]}" for name in ("torch", "timm") if name in self.packages)
         variables = "".join(f", {name}={_short(value)}" for name, value in sorted(self.variables.items()))
-        return f"{device}, {self.memory_gib:.0f} GiB, {versions}{variables}"
+        return one_line(f"{device}, {self.memory_gib:.0f} GiB, {versions}{variables}")
 
     def slug(self) -> str:
         """Name of this machine's folder under ``results/``."""

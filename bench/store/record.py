@@ -12,7 +12,7 @@ from typing import Annotated, Any, NamedTuple
 
 import msgspec
 
-from bench.errors import UserError, printable, remark
+from bench.errors import UserError, one_line, printable, remark
 from bench.plan.cell import LATER, Cell
 from bench.plan.measure import AFTER, COMPANY, CROSSED, Value, measures
 
@@ -202,8 +202,8 @@ def _read(line: bytes) -> _Line:
         found = _unpaired(line)
     for name in ("measure", "environment", "reason", "started"):
         setattr(found, name, printable(getattr(found, name)))
-    for name in ("fields", "inputs", "values"):
-        setattr(found, name, _escaped(getattr(found, name)))
+    found.fields, found.inputs = _escaped(found.fields, one_line), _escaped(found.inputs, one_line)
+    found.values = _escaped(found.values, printable)
     return found
 
 
@@ -219,11 +219,11 @@ def _unpaired(line: bytes) -> _Line:
     return found
 
 
-def _escaped(value: Any) -> Any:
+def _escaped(value: Any, text: Callable[[str], str]) -> Any:
     if isinstance(value, str):
-        return printable(value)
+        return text(value)
     if isinstance(value, dict):
-        return {printable(name): _escaped(one) for name, one in value.items()}
+        return {one_line(name): _escaped(one, text) for name, one in value.items()}
     return value
 
 

@@ -118,8 +118,9 @@ def test_how_a_run_ends(tmp_path, monkeypatch, capsys, records, strict, code, sa
     console = Console(file=io.StringIO(), width=200)
     for file in (verb, shared):
         monkeypatch.setattr(file, "err", lambda: console)
-    monkeypatch.setattr("bench.report.tables.report", lambda folder: SimpleNamespace(written=(), unchanged=()))
+    monkeypatch.setattr("bench.report.tables.write", lambda reading: SimpleNamespace(written=(), unchanged=()))
     monkeypatch.setattr("bench.report.rows.read", lambda folder: SimpleNamespace(tables=()))
+    (tmp_path / "records.jsonl").touch()  # as a run leaves it
     ending = SimpleNamespace(exit_code=0)
     try:
         verb._after(tmp_path, Summary(records, 0), measured=False, strict=strict, wide=False, as_csv=False)

@@ -19,6 +19,7 @@ from bench.plan.dataset import Roots, load
 from bench.plan.environment import describe
 from bench.plan.measure import AFTER, CANNOT, COMPANY, MODEL
 from bench.report.rows import read
+from bench.report.tables import report
 from bench.store import states
 from bench.store.record import Record, better
 from bench.store.store import ENVIRONMENTS, Store
@@ -194,7 +195,7 @@ def test_a_record_is_readable_whatever_a_plug_in_says(question, tmp_path, monkey
 
 
 def test_weights_whose_name_no_table_can_show_are_refused_before_anything_is_measured(question, tmp_path):
-    for name in ("w\udcff.pth", "w\x1b[31m.pth"):
+    for name in ("w\udcff.pth", "w\x1b[31m.pth", "w\n| x.pth"):
         (tmp_path / name).touch()
         with pytest.raises(UserError, match="no table can show"):
             run.plan(question.override({"weights": [str(tmp_path / name)]}), HERE, Store(tmp_path / "m"), Roots())
@@ -834,3 +835,31 @@ def test_the_order_of_time_is_that_of_clocks_where_none_was_set_back():
     assert better(late, early)
     assert not better(early, late), "of somebody else's, who measured before"
     assert better(replace(early, values={AFTER: "2026-02-01"}), late)
+
+
+def test_figures_of_another_torch_or_driver_meet_in_no_table_and_answer_no_run(question, tmp_path, monkeypatch):
+    store = Store(tmp_path / "results" / "m")
+    Launcher(monkeypatch)
+    go(question, store, tmp_path)
+    packages = {**HERE.packages, "torch": "9.9.9"}
+    others = (
+        replace(HERE, id="torch", comparable="torch", packages=packages),
+        replace(HERE, id="driver", comparable="driver", driver="999.1"),
+    )
+    for other in others:
+        plan = run.plan(question, other, store, Roots())
+        assert len(plan.todo) == 8, "nothing answers for it"
+        with store.writing() as writer:
+            writer.environment(vars(other))
+            for record in store.records()[:8]:
+                writer.record(replace(record, environment=other.id))
+        assert run.plan(question, other, store, Roots()).todo == []
+    reading = read(store.folder)
+    assert len({table.environment.comparable for table in reading.tables}) == 3
+    for table in reading.tables:
+        ids = {one.environment for row in table.rows for part in row.parts.values() for one in part.records}
+        assert len(ids) == 1, "no table mixes two"
+    report(store.folder)
+    text = (store.folder / "segmentation.md").read_text()
+    assert "torch 9.9.9" in text
+    assert f"torch {HERE.packages['torch']}" in text
