@@ -23,6 +23,8 @@ ENDS_S = 10.0
 _RAYS = ("OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "PYTHONBREAKPOINT")
 """Variables that Ray sets in its workers. They, and whatever else changes speed, are to be as a node was started."""
 
+_ALLOCATOR = ("LD_PRELOAD", "MALLOC_CONF")
+
 
 class Ended(Exception):
     """The node's process has ended before its answer.
@@ -117,6 +119,8 @@ def _clean() -> dict[str, str]:
     found = dict(os.environ)
     if raylet := found.get("RAY_RAYLET_PID"):
         started = _started_with(raylet)
+        if "RAY_LD_PRELOAD_ON_WORKERS" in started:  # Ray's own server runs with another allocator
+            started = {name: text for name, text in started.items() if name not in _ALLOCATOR}
         names = {*_RAYS, *speed(found), *speed(started)}
         found = {name: text for name, text in found.items() if name not in names}
         found |= {name: started[name] for name in names if name in started}

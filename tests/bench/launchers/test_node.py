@@ -95,7 +95,10 @@ def test_what_ray_sets_in_its_workers_is_neither_measured_nor_described(monkeypa
     clean = _agent._clean()
     assert "OMP_NUM_THREADS" not in clean
     assert clean["CUDA_VISIBLE_DEVICES"] == "1", "as the node was started"
-    monkeypatch.setenv("LD_PRELOAD", "")
+    started = {"LD_PRELOAD": "/ray/libjemalloc.so", "RAY_LD_PRELOAD_ON_WORKERS": "0", "MKL_NUM_THREADS": "2"}
+    monkeypatch.setattr(_agent, "_started_with", lambda pid: started)
+    assert "LD_PRELOAD" not in _agent._clean(), "the allocator of Ray's server"
+    assert _agent._clean()["MKL_NUM_THREADS"] == "2"
     monkeypatch.setenv("MKL_CBWR", "COMPATIBLE")
     assert "MKL_CBWR" not in _agent._clean(), "nor what else changes speed"
 
