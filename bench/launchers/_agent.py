@@ -16,11 +16,14 @@ from typing import Any
 from bench.catalogue import ROOT
 from bench.launchers._node import Batch
 from bench.launchers.contract import Job, Settings
+from bench.plan.variables import speed
 
 ENDS_S = 10.0
 """That the process may take to end when it is asked nothing more."""
 _RAYS = ("OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "PYTHONBREAKPOINT")
-"""Variables that Ray sets in its workers. They would change what is measured, and what the environment says."""
+"""Variables that Ray sets in its workers. They, and whatever else changes speed, are to be as a node was started."""
+
+_ALLOCATOR = ("LD_PRELOAD", "MALLOC_CONF")
 
 
 class Ended(Exception):
@@ -53,13 +56,13 @@ class Agent:
         self._send(name, arguments)
         return self._next()
 
-    def run(self, jobs: Sequence[Job], settings: Settings, results: Path) -> Iterator[Batch]:
+    def run(self, jobs: Sequence[Job], settings: Settings, results: Path, cwd: Path) -> Iterator[Batch]:
         """As `bench.launchers._node.launch`.
 
         Raises:
             Ended: the process has ended before the jobs.
         """
-        self._send("launch", (jobs, settings, results))
+        self._send("launch", (jobs, settings, results, cwd))
         while (batch := self._next()) is not None:
             yield batch
 
@@ -116,8 +119,11 @@ def _clean() -> dict[str, str]:
     found = dict(os.environ)
     if raylet := found.get("RAY_RAYLET_PID"):
         started = _started_with(raylet)
-        found = {name: text for name, text in found.items() if name not in _RAYS}
-        found |= {name: started[name] for name in _RAYS if name in started}
+        if "RAY_LD_PRELOAD_ON_WORKERS" in started:  # Ray's own server runs with another allocator
+            started = {name: text for name, text in started.items() if name not in _ALLOCATOR}
+        names = {*_RAYS, *speed(found), *speed(started)}
+        found = {name: text for name, text in found.items() if name not in names}
+        found |= {name: started[name] for name in names if name in started}
     paths = [str(ROOT), *filter(None, [found.get("PYTHONPATH")])]
     return {**found, "PYTHONPATH": os.pathsep.join(paths)}
 

@@ -10,6 +10,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
+from pathlib import Path
 from queue import SimpleQueue
 from threading import Thread
 from typing import Any
@@ -106,7 +107,7 @@ class Cluster:
     def run(self, agent: Any, jobs: Sequence[Job], settings: Settings) -> Any:
         """Events of jobs, to wait for one by one."""
         results = settings.pictures.parent.parent.absolute()
-        return agent.run.options(num_returns="streaming").remote(jobs, settings, results)
+        return agent.run.options(num_returns="streaming").remote(jobs, settings, results, Path.cwd())
 
     def ready(self, waited: list[Any], seconds: float) -> list[Any]:
         """What of that has come; waits up to so many seconds for the first."""

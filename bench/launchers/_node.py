@@ -8,6 +8,7 @@ measured here is what the local launcher measures. It ends with whoever asks, an
 import hashlib
 import os
 import pickle
+import shutil
 import signal
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -36,6 +37,8 @@ VARIABLE = "DENSEBENCH_DATA_ROOT"
 TOGETHER_S = 0.25
 """Progress of so many seconds goes in one answer; only its last step is of interest."""
 _CODE = frozenset({".py", ".toml", ".json"})
+_SCRATCH: list[str] = []
+"""The folder that is written to, which goes with this process."""
 
 
 @dataclass(frozen=True)
@@ -134,15 +137,19 @@ def look(wanted: Needs) -> str:
     return ""
 
 
-def launch(jobs: Iterable[Job], settings: Settings, results: Path) -> Iterator[Batch]:
+def launch(jobs: Iterable[Job], settings: Settings, results: Path, cwd: Path) -> Iterator[Batch]:
     """Events of the local launcher for jobs that were planned elsewhere.
 
     Args:
         jobs: with paths as they are where they were planned.
         settings: likewise; files are written to a folder of this node, and it has a cache of its own.
         results: where kept models are looked for, if it is here.
+        cwd: that relative paths are of.
     """
+    with suppress(OSError):
+        os.chdir(cwd)
     with TemporaryDirectory(prefix="densebench-") as scratch:
+        _SCRATCH[:] = [scratch]
         folder = Path(scratch) / "here"
         _beside(results, Path(scratch))
         cached = cache_folder()
@@ -248,6 +255,8 @@ def _listen(requests: BinaryIO, queue: "SimpleQueue[tuple[str, tuple[Any, ...]]]
     with suppress(EOFError, OSError):
         while True:
             queue.put(pickle.load(requests))  # noqa: S301 - of the process that started this one
+    for folder in _SCRATCH:
+        shutil.rmtree(folder, ignore_errors=True)
     os._exit(0)
 
 

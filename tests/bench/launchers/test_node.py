@@ -1,6 +1,7 @@
 """A node's process: the same events as the local launcher's, files with them, and no trace of what carries them."""
 
 import os
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import pytest
 
 from bench.launchers import _agent, _node, local
 from bench.launchers._agent import Agent, Ended
-from bench.launchers.contract import Finished, Settings, Started
+from bench.launchers.contract import Finished, Progress, Settings, Started
 from bench.plan import listing, matrix
 from bench.plan.dataset import Roots
 from bench.plan.environment import describe
@@ -40,6 +41,31 @@ def figures(ended):
 
 
 @pytest.mark.slow
+def test_who_asks_no_more_ends_what_runs_and_nothing_is_left(tmp_path, agent, monkeypatch):
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    ours = Agent()
+    jobs = planned(tmp_path, measure=["accuracy"], recipe=["short"])
+    stream = ours.run(jobs, Settings(tmp_path / "cache", tmp_path / "a/b/pictures", 600.0), tmp_path, tmp_path)
+    while not any(isinstance(event, Progress) for event in next(stream).events):
+        pass
+    assert list(tmp_path.glob("densebench-*"))
+    session = [int(pid) for pid in children(ours._process.pid)]
+    ours.close()
+    until = time.monotonic() + 30
+    while any(Path(f"/proc/{pid}").exists() for pid in session) and time.monotonic() < until:
+        time.sleep(0.1)
+    assert session
+    assert not any(Path(f"/proc/{pid}").exists() for pid in session)
+    assert not list(tmp_path.glob("densebench-*"))
+
+
+def children(pid):
+    """All that a process has started, and what that has."""
+    found = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return [*found, *(one for child in found for one in children(child))]
+
+
+@pytest.mark.slow
 def test_a_node_sends_what_the_local_launcher_tells_and_the_files_with_it(tmp_path, agent, monkeypatch):
     monkeypatch.setenv("DENSEBENCH_CACHE", str(tmp_path / "cache"))
     jobs = planned(tmp_path, measure=["complexity", "accuracy"])
@@ -47,7 +73,7 @@ def test_a_node_sends_what_the_local_launcher_tells_and_the_files_with_it(tmp_pa
     settings = Settings(
         tmp_path / "cache", folder / "pictures", 120.0, images=folder / "images", models=folder / "models"
     )
-    batches = list(agent.run(jobs, settings, tmp_path / "results"))
+    batches = list(agent.run(jobs, settings, tmp_path / "results", tmp_path))
     ended = [event for batch in batches for event in batch.events if isinstance(event, Finished)]
     here = [event for event in local.launch(jobs, settings) if isinstance(event, Finished)]
     assert figures(ended) == figures(here)
@@ -69,6 +95,12 @@ def test_what_ray_sets_in_its_workers_is_neither_measured_nor_described(monkeypa
     clean = _agent._clean()
     assert "OMP_NUM_THREADS" not in clean
     assert clean["CUDA_VISIBLE_DEVICES"] == "1", "as the node was started"
+    started = {"LD_PRELOAD": "/ray/libjemalloc.so", "RAY_LD_PRELOAD_ON_WORKERS": "0", "MKL_NUM_THREADS": "2"}
+    monkeypatch.setattr(_agent, "_started_with", lambda pid: started)
+    assert "LD_PRELOAD" not in _agent._clean(), "the allocator of Ray's server"
+    assert _agent._clean()["MKL_NUM_THREADS"] == "2"
+    monkeypatch.setenv("MKL_CBWR", "COMPATIBLE")
+    assert "MKL_CBWR" not in _agent._clean(), "nor what else changes speed"
 
 
 def test_the_variables_of_another_process_are_read(monkeypatch):
@@ -121,8 +153,6 @@ def test_weights_in_a_file_have_to_be_there_and_the_same(tmp_path):
 
 
 def test_of_steps_that_come_fast_the_last_one_is_sent(monkeypatch):
-    from bench.launchers.contract import Progress
-
     a, b = job("a"), job("b")
     steps = [Progress(a, "training", done, 9) for done in range(9)]
     sent = list(_node._together([Started(a), *steps, Progress(b, "training", 1, 9), Finished(a, "ok", "", "", 1.0)]))
