@@ -22,6 +22,8 @@ CATALOGUE = {"local": {"doc": "processes on this machine, all its GPUs; cells th
 
 QUICK_S = 2.0
 """Shared jobs that take about as long go first: what they tell makes sense of every row, however early a run ends."""
+PORTION = 2
+"""Groups of cells a card after which a run on cards turns to the next cells, with all that is measured of them."""
 
 
 def launch(jobs: Sequence[Job], settings: Settings) -> Iterator[Event]:
@@ -29,20 +31,41 @@ def launch(jobs: Sequence[Job], settings: Settings) -> Iterator[Event]:
 
     On a CPU a shared job gets one thread and there are as many at a time as cores: two one-thread trainings side by
     side are faster than two one after the other with two threads each.
+
+    On cards all that goes portion by portion, in the order of the matrix: such a run takes hours, and a hired machine
+    may be gone before its end.
     """
-    shared = [job for job in jobs if not job.measure.exclusive]
     pool, workers = Pool.of(jobs), Workers(settings)
     calibration, anchors = Calibration(workers), dict(settings.anchors)
+    size = settings.group * max(1, len(pool.used))
     try:
-        yield from _side_by_side([job for job in shared if job.measure.seconds <= QUICK_S], workers, pool)
-        exclusive = [job for job in jobs if job.measure.exclusive]
-        for alone, groups in _slices(exclusive, settings.group * max(1, len(pool.used))):
-            yield from _side_by_side(alone, workers, pool)
-            for group in groups:
-                yield from interleaved(group, workers, anchors, pool, calibration)
-        yield from _side_by_side([job for job in shared if job.measure.seconds > QUICK_S], workers, pool)
+        for portion in _portions(jobs, PORTION * size):
+            shared = [job for job in portion if not job.measure.exclusive]
+            yield from _side_by_side([job for job in shared if _quick(job)], workers, pool)
+            for alone, groups in _slices([job for job in portion if job.measure.exclusive], size):
+                yield from _side_by_side(alone, workers, pool)
+                for group in groups:
+                    yield from interleaved(group, workers, anchors, pool, calibration)
+            yield from _side_by_side([job for job in shared if not _quick(job)], workers, pool)
     finally:
         workers.end()
+
+
+def _quick(job: Job) -> bool:
+    """Whether it goes first; what has to compile waits for the measure that does so anyway."""
+    compiles = "compile" in job.measure.fields and job.cell.compile in ("default", "max-autotune")
+    return job.measure.seconds <= QUICK_S and not compiles
+
+
+def _portions(jobs: Sequence[Job], cells: int) -> list[list[Job]]:
+    """Jobs in their order, in portions of so many cells; all in one where none is on a card."""
+    if all(on_cpu(job) for job in jobs):
+        return [list(jobs)]
+    places: dict[object, int] = {}
+    found: dict[int, list[Job]] = {}
+    for job in jobs:
+        found.setdefault(places.setdefault(job.cell, len(places)) // cells, []).append(job)
+    return list(found.values())
 
 
 def _slices(jobs: Sequence[Job], size: int) -> Iterator[tuple[list[Job], list[list[Job]]]]:

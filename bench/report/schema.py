@@ -90,10 +90,10 @@ is overwritten, and what is there already is not added again. `--machine NAME` n
 come with `--models` alone. Then `densebench report` makes the tables."""
 
 
-_COMPACT = """`densebench compact` drops records that count no more: of an earlier version of their measure, and of several
-answers to one question all but the one that counts. Tables, claims and what a run finds done stay as they are, but for
-the line that counts what is left out. What is dropped goes to `records.dropped.gz`, lines as they were; to have it back,
-`gunzip -c records.dropped.gz >> records.jsonl`. `--dry-run` says what it would drop."""
+_COMPACT = """`densebench compact` drops records that count no more: of an earlier version of their measure, and of
+several answers to one question all but the one that counts. Tables, claims and what a run finds done stay as they are,
+but for the line that counts what is left out. What is dropped goes to `records.dropped.gz`, lines as they were; to have
+it back, `gunzip -c records.dropped.gz >> records.jsonl`. `--dry-run` says what it would drop."""
 
 
 def page() -> str:

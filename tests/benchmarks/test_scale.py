@@ -48,7 +48,7 @@ def test_a_verb_on_many_records(verb, records, results, benchmark):
 
 @pytest.mark.parametrize("verb", ["plan", "compact"])
 def test_what_holds_few_records_at_a_time(verb, records, tmp_path, benchmark):
-    """Ten times as many, of which a plan finds what it asks for, and compaction what counts; memory is what to look at."""
+    """Ten times as many, of which a plan finds what it asks for, and compaction what counts; look at the memory."""
     folder = write(tmp_path, 10 * records)
     words = {
         "plan": ["run", "--dry-run", "--machine", folder.name],
