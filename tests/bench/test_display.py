@@ -5,7 +5,6 @@ from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
-import typer
 from rich.console import Console
 
 from bench import display
@@ -121,12 +120,8 @@ def test_how_a_run_ends(tmp_path, monkeypatch, capsys, records, strict, code, sa
     monkeypatch.setattr("bench.report.tables.write", lambda reading: SimpleNamespace(written=(), unchanged=()))
     monkeypatch.setattr("bench.report.rows.read", lambda folder: SimpleNamespace(tables=()))
     (tmp_path / "records.jsonl").touch()  # as a run leaves it
-    ending = SimpleNamespace(exit_code=0)
-    try:
-        verb._after(tmp_path, Summary(records, 0), measured=False, strict=strict, wide=False, as_csv=False)
-    except typer.Exit as error:
-        ending = error
-    assert ending.exit_code == code
+    ending = verb._after(tmp_path, Summary(records, 0), measured=False, strict=strict, wide=False, as_csv=False)
+    assert ending == code
     text = console.file.getvalue()
     assert all(words in text for words in said), text
 
