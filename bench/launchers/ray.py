@@ -9,12 +9,14 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from hashlib import sha256
 from typing import Any
 
 from bench.errors import UserError, remark
 from bench.launchers import _bring, _cluster, _node
 from bench.launchers._bundles import Bundles
 from bench.launchers.contract import Event, Finished, Job, Machine, Progress, Said, Settings, Started
+from bench.plan.measure import NODE
 from bench.store import pictures
 
 CATALOGUE = {"ray": {"doc": "the nodes of a Ray cluster, each as the local launcher", "machines": True}}
@@ -257,7 +259,11 @@ class _Crew:
 
 
 def _of(event: Finished, node: _cluster.Node) -> Finished:
-    """An event whose session is of no other node: two may begin in one moment, by processes of one id."""
+    """An event that says on which node its group was timed, whose session is no other node's.
+
+    Two may begin in one moment, by processes of one id.
+    """
     if "session" not in event.values:
         return event
-    return replace(event, values={**event.values, "session": f"{event.values['session']}/{node.id[:8]}"})
+    name = sha256(node.name.encode()).hexdigest()[:8]
+    return replace(event, values={**event.values, "session": f"{event.values['session']}/{name}", NODE: name})

@@ -65,6 +65,8 @@ UNSUITED = "unsuited"
 CARD, CARDS, CARDS_PCT = "card", "cards", "cards_pct"
 """Keys of values beside the columns: on which of equal GPUs it was measured, on how many cells were timed at once, and
 how much longer a pass was found to take beside the others than alone."""
+NODE = "node"
+"""Key of a value beside the columns: on which of comparable machines of a cluster it was timed."""
 AFTER = "after"
 """Key of a value beside the columns: when a record began that this one follows, by a clock that was set back since."""
 UNREPEATABLE = "unrepeatable"
@@ -86,6 +88,7 @@ BESIDE: Mapping[str, str] = {
     CARD: "the GPU, or slice of one, on which it was measured: the beginning of its UUID",
     CARDS: "on how many GPUs groups of cells were timed at once, where it was more than one",
     CARDS_PCT: "by how many percent a pass was found to take longer beside those than alone",
+    NODE: "the node of a cluster on which its group was timed: a digest of its name",
     AFTER: "when an earlier record of the question began, by a clock that was set back since: this one is the later",
     UNREPEATABLE: "why the same training again gives a slightly other model; never of a CPU, where it is the same",
     CANNOT: 'axes that do not go with the backbone, separated by commas; "task": the data set has no labels for it',

@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.plan.measure import CARD, Measure
+from bench.plan.measure import CARD, NODE, Measure
 from bench.stats.family import ALPHA
 from bench.stats.ranking import Noise
 from bench.stats.sampling import Ratio, by_round, ratio, rounds_of
@@ -102,7 +102,7 @@ def claim(measure: Measure, first: Record, second: Record, series: str = "", *, 
     together = first.values.get("session") == second.values.get("session") is not None
     if len(known) == len(floors):
         # Two sessions, two pairs of processes that may differ by so much.
-        floor = max(known) if together else math.hypot(*known) + _cards_differ(first, second)
+        floor = max(known) if together else math.hypot(*known) + _places_differ(first, second)
         found = _ratio(series, first, second, together=together)
         if found is not None:
             # A link is two more processes.
@@ -118,12 +118,13 @@ def claim(measure: Measure, first: Record, second: Record, series: str = "", *, 
     return Claim(None, None, 0.0 if off > math.log1p(UNLINKED) else 1.0)
 
 
-def _cards_differ(first: Record, second: Record) -> float:
-    """What the anchor differs by on the two cards that records were measured on, as a share; 0 on one."""
-    one, other = ((record.values.get(CARD), record.samples.get(TWINS[0])) for record in (first, second))
-    if one[0] == other[0] or not one[1] or not other[1]:
+def _places_differ(first: Record, second: Record) -> float:
+    """What the anchor differs by on the two cards or nodes that records were measured on, as a share; 0 on one."""
+    places = [(record.values.get(CARD), record.values.get(NODE)) for record in (first, second)]
+    anchors = [record.samples.get(TWINS[0]) for record in (first, second)]
+    if places[0] == places[1] or not anchors[0] or not anchors[1]:
         return 0.0
-    return abs(math.log(median(one[1]) / median(other[1])))
+    return abs(math.log(median(anchors[0]) / median(anchors[1])))
 
 
 def against_anchor(measure: Measure, record: Record, series: str = "") -> Ratio | None:

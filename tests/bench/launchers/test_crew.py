@@ -180,7 +180,9 @@ def test_all_groups_have_one_anchor_and_sessions_of_two_nodes_are_two(launch):
     ended = [one for one in launch(made, asked) if isinstance(one, Finished)]
     assert [len(keys) for _, keys in made.bundles] == [16, 4]
     assert made.anchors == [{("timed", "cpu"): "t0"}] * 2
-    assert {one.values["session"] for one in ended} == {"now/1/a", "now/1/b"}
+    places = {(one.values["node"], one.values["session"]) for one in ended}
+    assert len(places) == len({node for node, _ in places}) == 2
+    assert all(session == f"now/1/{node}" for node, session in places)
 
 
 def test_files_are_written_here_and_one_that_cannot_be_costs_no_figure(launch, tmp_path):

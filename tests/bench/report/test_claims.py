@@ -8,7 +8,7 @@ from itertools import product
 import numpy as np
 import pytest
 
-from bench.plan.measure import CARD, COMPANY, Column, Measure
+from bench.plan.measure import CARD, COMPANY, NODE, Column, Measure
 from bench.report.claims import SUPPOSED, TAILS, TWINS_DIFFER, UNLINKED, Unlinked, claim, processes
 from bench.stats.family import ALPHA, family
 from bench.stats.sampling import noise_floor
@@ -49,11 +49,12 @@ def test_sessions_are_tied_by_their_anchor():
     assert not same.different
 
 
-def test_what_two_cards_differ_by_is_no_difference_of_cells():
+@pytest.mark.parametrize("place", [CARD, NODE])
+def test_what_two_cards_or_nodes_differ_by_is_no_difference_of_cells(place):
     """One is slower by 15 %, as its anchor says; so a tenth more may be that card, too."""
 
     def on(card, one):
-        return replace(one, values={**one.values, CARD: card})
+        return replace(one, values={**one.values, place: card})
 
     slower = record(1.1, session="t", drift=1.15)
     assert claim(MEASURE, on("GPU-a", slower), on("GPU-a", record(1.0))).different
