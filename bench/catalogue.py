@@ -33,6 +33,7 @@ _FOLDERS = {
     "data": ("bench.data", ROOT / "bench" / "data"),
     "measures": ("bench.measures", ROOT / "bench" / "measures"),
     "launchers": ("bench.launchers", ROOT / "bench" / "launchers"),
+    "runtimes": ("bench.runtimes", ROOT / "bench" / "runtimes"),
 }
 _SINGULAR = {
     "backbones": "backbone",
@@ -40,10 +41,16 @@ _SINGULAR = {
     "data": "data set",
     "measures": "measure",
     "launchers": "launcher",
+    "runtimes": "runtime",
 }
 
 
-_REQUIRED = {"backbones": ("patch",), "heads": ("task",), "data": ("tasks", "root", "redistributable")}
+_REQUIRED = {
+    "backbones": ("patch",),
+    "heads": ("task",),
+    "data": ("tasks", "root", "redistributable"),
+    "runtimes": ("needs", "extra", "devices", "dtypes", "quantise"),
+}
 """What planning and reporting need to know of an entry."""
 
 

@@ -16,7 +16,7 @@ from bench.data.contract import Task
 from bench.errors import UserError, one_line
 from bench.launchers._order import first_look
 from bench.launchers.contract import Event, Finished, Job, Settings
-from bench.plan import dataset, listing, models, recipe, source, weights
+from bench.plan import dataset, listing, models, recipe, runtimes, source, weights
 from bench.plan.cell import FIELDS, IN_TITLE, Cell
 from bench.plan.environment import Environment, as_json
 from bench.plan.matrix import Matrix
@@ -460,6 +460,8 @@ def _inputs(
         found = weights.digest(catalogue.get("backbones", cell.backbone), cell.weights, cache_folder(), trained)
         if found is not None:
             inputs["weights"] = found
+    if "runtime" in fields and (said := runtimes.said(cell.runtime)):
+        inputs[runtimes.INPUT] = said
     if data:
         inputs["dataset"] = data
     if {"backbone", "head"} <= set(fields) and catalogue.normed(cell.part(fields)):

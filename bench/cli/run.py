@@ -43,6 +43,8 @@ def run(
     resample: Annotated[list[str] | None, axis("of pretrained patch kernels: pinv or bicubic")] = None,
     padding: Annotated[list[str] | None, axis("of sizes that a backbone cannot take: refuse, or pad")] = None,
     memory_format: Annotated[list[str] | None, axis("contiguous or channels_last")] = None,
+    runtime: Annotated[list[str] | None, axis("torch, onnxruntime, openvino, aoti or tensorrt")] = None,
+    quantise: Annotated[list[str] | None, axis("none, int8-static, int8-dynamic or int8-weights")] = None,
     limit_mib: Annotated[list[str] | None, axis("memory in MiB for max_batch; 0: what the device has")] = None,
     data_root: Annotated[
         list[str] | None,
@@ -133,6 +135,8 @@ def run(
         "resample": resample,
         "padding": padding,
         "memory_format": memory_format,
+        "runtime": runtime,
+        "quantise": quantise,
         "limit_mib": limit_mib,
     }
     given = {axis: split(values) for axis, values in axes.items() if values is not None}

@@ -12,7 +12,7 @@ from bench.timing.rounds import Rounds
 CATALOGUE = {
     "latency": {
         "version": 2,
-        "fields": ["@model", "@mode", "batch"],
+        "fields": ["@model", "@mode", "@runtime", "batch"],
         "exclusive": True,
         "interleaved": "latency_ms",
         "needs": ["roof"],
@@ -28,6 +28,10 @@ CATALOGUE = {
             {"name": "latency_p90_ms", "unit": "ms", "title": "p90", "better": "lower", "digits": 2, "table": False},
             {"name": "latency_p99_ms", "unit": "ms", "title": "p99", "better": "lower", "digits": 2, "table": False},
             {"name": "compile_s", "unit": "s", "title": "compile", "better": "lower", "digits": 1},
+            {"name": "export_s", "unit": "s", "title": "export", "better": "lower", "digits": 1},
+            {"name": "artifact_mib", "unit": "MiB", "title": "artifact", "better": "lower", "digits": 1},
+            {"name": "load_s", "unit": "s", "title": "load", "better": "lower", "digits": 2, "table": False},
+            {"name": "first_ms", "unit": "ms", "title": "first call", "better": "lower", "digits": 1, "table": False},
             {"name": "deviation", "unit": "", "title": "deviation", "better": "lower", "digits": 4},
             {"name": "candidates", "unit": "", "title": "candidates", "digits": 0, "table": False},
             {"name": "operations", "unit": "", "title": "operations", "digits": 0, "table": False},
@@ -60,6 +64,10 @@ def measure(cell: Cell, context: Context) -> Outcome:
         latency_p90_ms: 90th percentile of single passes; unknown where there are too few.
         latency_p99_ms: 99th percentile, likewise.
         compile_s: seconds of compilation; unknown in eager mode.
+        export_s: seconds that the export to the runtime took when it was made; unknown of torch.
+        artifact_mib: size of the exported files.
+        load_s: seconds that the runtime takes to load them.
+        first_ms: its first call, which is not timed with the others.
         deviation: relative L2 distance of the outputs from those of eager float32.
         candidates: boxes that a random detector was given to decode; unknown for a segmentation.
         operations: of a pass, of the whole batch.
@@ -83,4 +91,8 @@ def measure(cell: Cell, context: Context) -> Outcome:
         "operations": traffic.operations,
         "traffic_mib": traffic.bytes / 2**20,
     }
+    if (made := ready.deployed) is not None:
+        values |= {"operations": None, "traffic_mib": None}  # how many, the runtime decides
+        values |= {"export_s": made.export_s, "artifact_mib": made.mib}
+        values |= {"load_s": made.load_s, "first_ms": made.first_ms}
     return rounds.outcome(values, rate="images_per_s")

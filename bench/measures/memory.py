@@ -15,7 +15,7 @@ from bench.plan.measure import Context, Outcome, Value
 CATALOGUE = {
     "memory": {
         "version": 3,
-        "fields": ["@model", "@mode", "batch"],
+        "fields": ["@model", "@mode", "@runtime", "batch"],
         "exclusive": False,  # on a CPU it looks at its own process alone; elsewhere jobs run one by one anyway
         "seconds": 1.5,
         "columns": [

@@ -1,6 +1,7 @@
 """The thing that is measured: a cell's model in the cell's mode, checked against eager float32 before it counts."""
 
 import contextlib
+import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -12,8 +13,10 @@ from torch import Tensor
 from backbones.attention import set_attention
 from backbones.contract import Unsupported
 from bench.model import build, modes
+from bench.model.deploy import Deployed, deploy
 from bench.model.quick import quick_weights
 from bench.model.traffic import Traffic
+from bench.plan import runtimes
 from bench.plan.cell import Cell
 from bench.plan.measure import Context, Invalid, Outcome
 from bench.timing.clock import Call
@@ -50,6 +53,7 @@ class Artifact:
         compile_s: seconds that the first call took beyond a later one; None in eager mode.
         candidates: boxes an image that go into NMS; None where the head has no NMS.
         traffic: of the first call, in eager mode; None in others.
+        deployed: the network in its runtime, where that is not torch.
     """
 
     net: Model
@@ -60,6 +64,7 @@ class Artifact:
     compile_s: float | None
     candidates: int | None
     traffic: Traffic | None = None
+    deployed: Deployed | None = None
 
     def forward(self) -> Any:
         """Backbone and head."""
@@ -68,14 +73,14 @@ class Artifact:
     def parts(self, cell: Cell) -> dict[str, Call]:
         """What else can be timed of it, by name.
 
-        "backbone" and "head" in eager mode alone, for a compiled model is one graph, and a head inside the backbone's
-        blocks is no part; "post" is the decoding of one raw output (argmax or selection and NMS, at the size of the
-        input); "end_to_end" is image to prediction.
+        "backbone" and "head" in eager mode alone, for a compiled or exported model is one graph, and a head inside the
+        backbone's blocks is no part; "post" is the decoding of one raw output (argmax or selection and NMS, at the size
+        of the input); "end_to_end" is image to prediction.
         """
         size = cell.size
         raw = self.forward()
         found: dict[str, Call] = {}
-        if cell.compile == "none" and not isinstance(self.net.head, TokenHead):
+        if cell.compile == "none" and self.deployed is None and not isinstance(self.net.head, TokenHead):
             body = self.net.backbone
             image = self.image if body.size == size else modes.noise(cell, self.device, body.size)
             features = body(image)
@@ -112,6 +117,8 @@ def prepare(context: Context, *, fresh: bool = False) -> Artifact:
     with torch.inference_mode(), _written_out(net, cell):
         wanted = [tensor.float() for tensor in net.head.smooth(net(few))]
     modes.set_precision(cell, device)
+    if cell.runtime != runtimes.TORCH:
+        return _deployed(context, net, device, wanted)
     net = modes.for_inference(net, cell, device)
     image = modes.noise(cell, device)
     run = modes.in_mode(net, cell, device)
@@ -128,20 +135,45 @@ def prepare(context: Context, *, fresh: bool = False) -> Artifact:
             second_s = _timed(run, image)[1]
             raw, later_s = _timed(run, image)
             compile_s = max(0.0, first_s + second_s - 2 * later_s)
-    with torch.inference_mode():
-        found = [tensor[: len(few)].float() for tensor in net.head.smooth(raw)]
-        deviation = distance(found, wanted)
-    if not deviation <= TOLERANCE[cell.dtype]:
-        mode = f"{cell.dtype}, compile {cell.compile}, attention {cell.attention}, {cell.memory_format}"
-        raise Invalid(
-            f"outputs in this mode ({mode}) are {deviation:.2g} (relative L2) from those of eager fp32, more than the "
-            f"{TOLERANCE[cell.dtype]:g} that {cell.dtype} is allowed: its time is that of another function",
-            Outcome({"deviation": deviation if deviation < float("inf") else None, "compile_s": compile_s}),
-        )
+    deviation = _deviation(cell, net, raw, wanted, compile_s)
     with torch.inference_mode():
         # After the comparison: the head's outputs mean nothing from here on.
         candidates = _load(net, image)
     return Artifact(net, image, run, device, deviation, compile_s, candidates, traffic)
+
+
+def _deviation(cell: Cell, net: Model, raw: Any, wanted: list[Tensor], compile_s: float | None = None) -> float:
+    """Relative L2 distance of a raw output from that of eager float32, of the images that this was made of.
+
+    Raises:
+        Invalid: it is more than `TOLERANCE`, which int8 has none of: of it its accuracy says whether it is usable.
+    """
+    with torch.inference_mode():
+        found = [tensor[: len(other)].float() for tensor, other in zip(net.head.smooth(raw), wanted, strict=True)]
+        deviation = distance(found, wanted)
+    if deviation <= (TOLERANCE[cell.dtype] if cell.quantise == "none" else sys.float_info.max):
+        return deviation
+    mode = f"{cell.dtype}, compile {cell.compile}, attention {cell.attention}, {cell.memory_format}"
+    if cell.runtime != runtimes.TORCH:
+        mode = f"{cell.runtime}, {cell.dtype}, {cell.quantise}"
+    raise Invalid(
+        f"outputs in this mode ({mode}) are {deviation:.2g} (relative L2) from those of eager fp32, more than the "
+        f"{TOLERANCE[cell.dtype]:g} that {cell.dtype} is allowed: its time is that of another function",
+        Outcome({"deviation": deviation if deviation < float("inf") else None, "compile_s": compile_s}),
+    )
+
+
+def _deployed(context: Context, net: Model, device: torch.device, wanted: list[Tensor]) -> Artifact:
+    """The model in another runtime than torch; a batch is float32 as everywhere outside torch."""
+    cell = context.case.cell
+    image = modes.noise(replace(cell, dtype="fp32"), device)
+    runs = deploy(net, image, cell, report=context.report)
+    deviation = _deviation(cell, net, runs(image), wanted)
+    with torch.inference_mode():
+        candidates = _load(net, image)
+    if candidates is not None:  # what a detector is loaded with is in its weights, and these are in the files
+        runs = deploy(net, image, cell, report=context.report)
+    return Artifact(net, image, runs, device, deviation, None, candidates, deployed=runs)
 
 
 @contextlib.contextmanager

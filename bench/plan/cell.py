@@ -12,6 +12,13 @@ FORMATS = ("contiguous", "channels_last")
 WINDOWS = ("keep", "scale")
 RESAMPLING = ("pinv", "bicubic")
 PADDING = ("refuse", "pad")
+QUANTISE: Mapping[str, str] = {
+    "none": "as the dtype says",
+    "int8-static": "weights (a scale a channel) and activations in int8; ranges of activations from images of train",
+    "int8-dynamic": "likewise, ranges of activations from each batch as it comes",
+    "int8-weights": "weights alone in int8, a scale a channel",
+}
+"""What is done to a trained model's numbers before it runs."""
 
 
 @dataclass(frozen=True, order=True)
@@ -40,6 +47,8 @@ class Cell:
         resample: of pretrained patch kernels to another patch size: "pinv" (FlexiViT) or "bicubic".
         padding: of an input size that the backbone cannot take: "refuse", or "pad" it to the next one that it can.
         memory_format: of images and convolution kernels: "contiguous" or "channels_last".
+        runtime: what executes it: "torch", or the runtime that it is exported to (`bench.runtimes`).
+        quantise: "none", or how its weights and activations are narrowed after training (`QUANTISE`).
         limit_mib: memory that a search for the largest batch may take; 0 for what the device has.
     """
 
@@ -63,6 +72,8 @@ class Cell:
     padding: str = "refuse"
     memory_format: str = "contiguous"
     limit_mib: int = 0
+    runtime: str = "torch"
+    quantise: str = "none"
 
     @property
     def size(self) -> tuple[int, int]:
@@ -84,6 +95,8 @@ IN_TITLE = ("backbone", "patch", "head", "height", "width", "dataset")
 FIELDS = tuple(field.name for field in fields(Cell))
 LATER = {field.name: field.default for field in fields(Cell) if field.default is not MISSING}
 """Fields that were added after records had been made, and what those records were measured with."""
+SILENT = {name: LATER[name] for name in ("runtime", "quantise")}
+"""Those of them that a question leaves out where they are as ever: digests of older questions stay what they were."""
 DEFAULTS: Mapping[str, Any] = {
     "patch": None,
     "weights": "random",

@@ -26,7 +26,19 @@ from typing import Any
 from bench import catalogue
 from bench.errors import UserError, shown, unknown
 from bench.plan import recipe, toml, weights
-from bench.plan.cell import ATTENTION, COMPILE, DEFAULTS, DEVICES, DTYPES, FORMATS, PADDING, RESAMPLING, WINDOWS, Cell
+from bench.plan.cell import (
+    ATTENTION,
+    COMPILE,
+    DEFAULTS,
+    DEVICES,
+    DTYPES,
+    FORMATS,
+    PADDING,
+    QUANTISE,
+    RESAMPLING,
+    WINDOWS,
+    Cell,
+)
 from bench.plan.environment import Environment
 from bench.plan.measure import measures
 
@@ -299,6 +311,8 @@ _CHECKS: dict[str, Callable[[Any], Any]] = {
     "weights": weights.check,
     "dtype": lambda value: _one_of("dtype", value, DTYPES),
     "compile": lambda value: _one_of("compile", value, COMPILE),
+    "runtime": _known("runtimes"),
+    "quantise": lambda value: _one_of("quantise", value, tuple(QUANTISE)),
     "attention": lambda value: _one_of("attention", value, ATTENTION),
     "window": lambda value: _one_of("window policy", value, WINDOWS),
     "resample": lambda value: _one_of("resampling", value, RESAMPLING),

@@ -40,8 +40,10 @@ from bench.plan.cell import FIELDS
 SETS: Mapping[str, tuple[str, ...]] = {
     "@model": ("backbone", "patch", "weights", "head", "height", "width", "dataset", "window", "padding"),
     "@mode": ("dtype", "compile", "attention", "device", "threads", "memory_format"),
+    "@runtime": ("runtime", "quantise"),
 }
-"""Fields that belong together: which model for which input (a data set gives the number of classes); how it runs."""
+"""Fields that belong together: which model for which input (a data set gives the number of classes); how it runs; what
+executes it."""
 
 Value = float | int | str | None | dict[str, float | None]
 

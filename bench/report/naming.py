@@ -15,7 +15,7 @@ OTHERS = tuple(
     name for name in FIELDS if name not in {"backbone", "patch", "head", "height", "width", "dataset", "seed"}
 )
 """The fields that are shown where they vary."""
-_PLAIN = {"weights", "dtype", "compile", "attention", "device", "resample", "memory_format"}
+_PLAIN = {"weights", "dtype", "compile", "attention", "device", "resample", "memory_format", "runtime", "quantise"}
 """Fields whose values say by themselves what they are of."""
 _WORDS = {("compile", "default"): "compiled", ("padding", "pad"): "padded"}
 

@@ -13,7 +13,7 @@ from typing import Annotated, Any, NamedTuple
 import msgspec
 
 from bench.errors import UserError, one_line, printable, remark
-from bench.plan.cell import LATER, Cell
+from bench.plan.cell import LATER, SILENT, Cell
 from bench.plan.measure import AFTER, COMPANY, CROSSED, Value, measures
 
 STATUSES: Mapping[str, str] = {
@@ -39,6 +39,8 @@ INPUTS: Mapping[str, str] = {
     "backbone source": "digest of the code that makes the backbone (see below); without it the one in "
     "`bench/plan/sources.json`, of when records began to say it",
     "head source": "likewise of the head",
+    "runtime": 'versions of what the runtime needs (or "missing"), and what of the CPU that it may choose kernels by; '
+    "of torch nothing is said",
 }
 """What inputs a record may have, and what they say."""
 SETTLED = frozenset({"ok", "oom", "unsupported", "invalid"})
@@ -158,7 +160,8 @@ def better(later: Record | Standing, earlier: Record | Standing) -> bool:
 
 def question(measure: str, version: int, fields: Mapping[str, Any], inputs: Mapping[str, str]) -> str:
     """The text that identifies a question: equal for equal measure, version, fields and inputs."""
-    return json.dumps([measure, version, dict(fields), dict(inputs)], sort_keys=True, separators=(",", ":"))
+    said = {name: value for name, value in fields.items() if SILENT.get(name) != value}
+    return json.dumps([measure, version, said, dict(inputs)], sort_keys=True, separators=(",", ":"))
 
 
 _NO_SAMPLES = msgspec.Raw(b"{}")

@@ -32,5 +32,5 @@ def test_no_field_is_left_out_of_a_model_or_its_mode():
     """What two different models have in common must not be all that a key holds."""
     assert set(SETS["@model"]) & set(SETS["@mode"]) == set()
     of_time = set(measures()["latency"].fields)
-    assert of_time == {*SETS["@model"], *SETS["@mode"], "batch"}
+    assert of_time == {*SETS["@model"], *SETS["@mode"], *SETS["@runtime"], "batch"}
     assert set(FIELDS) - of_time == {"recipe", "seed", "resample", "limit_mib"}

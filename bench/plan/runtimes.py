@@ -1,0 +1,64 @@
+"""Which runtimes are here, and what a record says of the one that it was measured with."""
+
+import re
+from functools import cache
+from pathlib import Path
+
+from bench import catalogue
+from bench.plan.cell import Cell
+from bench.plan.environment import installed
+
+TORCH = "torch"
+INPUT = "runtime"
+"""Input of a record: versions of what its runtime needs, and what of the CPU's instructions such things choose by."""
+FEATURES = (
+    *("avx", "avx2", "fma", "f16c", "avx512f", "avx512bw", "avx512_vnni", "avx_vnni", "avx512_bf16", "avx512_fp16"),
+    *("amx_tile", "amx_int8", "amx_bf16", "amx_fp16", "asimd", "asimddp", "i8mm", "bf16", "sve", "sve2"),
+)
+
+
+def lacking(cell: Cell) -> str:
+    """Why a cell cannot be measured with its runtime, as far as that is known without importing it; or ""."""
+    entry = catalogue.get("runtimes", cell.runtime)
+    if missing := [name for name in entry.facts["needs"] if not installed(name)]:
+        extra = entry.facts["extra"]
+        remedy = f"pip install 'densebench[{extra}]'" if extra else f"pip install {' '.join(missing)}"
+        are = "is" if len(missing) == 1 else "are"
+        return f"runtime {cell.runtime} needs {' and '.join(missing)}, which {are} not installed: {remedy}"
+    asked = {"device": cell.device.partition(":")[0], "dtype": cell.dtype, "quantise": cell.quantise}
+    for name, value in asked.items():
+        had = entry.facts["devices" if name == "device" else "dtypes" if name == "dtype" else name]
+        if value not in had:
+            return f"runtime {cell.runtime} has no {name} {value}; it has {', '.join(had)}"
+    if cell.runtime == TORCH:
+        return ""
+    if cell.compile != "none":
+        return f"compile {cell.compile} is torch's own; with runtime {cell.runtime} take none"
+    if cell.memory_format != "contiguous":
+        return f"runtime {cell.runtime} chooses its memory format itself; take contiguous"
+    return ""
+
+
+@cache
+def said(name: str) -> str:
+    """What a record says of its runtime; "" of torch, whose version the environment has.
+
+    So a record of one is measured again with another version, and where it was missing, and no other is.
+    """
+    if name == TORCH:
+        return ""
+    entry = catalogue.find("runtimes", name)
+    versions = [] if entry is None else [f"{one} {installed(one) or 'missing'}" for one in entry.facts["needs"]]
+    return ", ".join([*versions, *features()])
+
+
+@cache
+def features(path: Path = Path("/proc/cpuinfo")) -> tuple[str, ...]:
+    """Of `FEATURES` those that the kernel says the CPU has; none where it does not say."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError:
+        return ()
+    flags = re.search(r"^(?:flags|Features)\s*:\s*(.*)$", text, re.MULTILINE)
+    here = set(flags[1].split()) if flags else set[str]()
+    return tuple(name for name in FEATURES if name in here)

@@ -1,0 +1,51 @@
+"""OpenVINO on a CPU: converted from torch.export's program, one stream, hinted for latency, in the cell's dtype."""
+
+from collections.abc import Callable, Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from bench.runtimes.contract import Options
+
+CATALOGUE = {
+    "openvino": {
+        "needs": ["openvino"],
+        "extra": "openvino",
+        "devices": ["cpu"],
+        "dtypes": ["fp32", "bf16", "fp16"],
+        "quantise": ["none"],
+    }
+}
+FILE = "model.xml"
+_PRECISION = {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}
+
+
+def export(network: nn.Module, image: Tensor, folder: Path, options: Options) -> None:  # noqa: ARG001 - of all dtypes
+    """Write ``model.xml`` and ``model.bin``, in float32."""
+    openvino: Any = import_module("openvino")
+    with torch.inference_mode(False), torch.no_grad():
+        program = torch.export.export(network, (image.clone(),))
+        model = openvino.convert_model(program)
+    openvino.save_model(model, folder / FILE, compress_to_fp16=False)
+
+
+def load(folder: Path, options: Options) -> Callable[[Tensor], Sequence[Tensor]]:
+    """A compiled model. Left to itself OpenVINO would compute in bf16 where the CPU has it."""
+    openvino: Any = import_module("openvino")
+    settings = {
+        "PERFORMANCE_HINT": "LATENCY",
+        "NUM_STREAMS": "1",
+        "INFERENCE_NUM_THREADS": str(options.threads),
+        "INFERENCE_PRECISION_HINT": _PRECISION[options.dtype],
+    }
+    compiled = openvino.Core().compile_model(folder / FILE, "CPU", settings)
+    request = compiled.create_infer_request()
+
+    def run(image: Tensor) -> list[Tensor]:
+        # Copied as every runtime does: what it holds is overwritten by the next call.
+        return [torch.from_numpy(one) for one in request.infer([image.numpy()], share_inputs=True).values()]
+
+    return run
