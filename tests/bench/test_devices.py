@@ -91,7 +91,8 @@ def test_devices_of_a_matrix_are_those_of_all_its_blocks():
 @pytest.mark.parametrize("visible", [None, ""])
 def test_a_run_on_gpus_that_torch_cannot_use_records_nothing(tmp_path, visible):
     """For real: nvidia-smi lists two, and torch, asked in a process of its own, sees none."""
-    env = {**os.environ, "PATH": smi.put(tmp_path / "smi", TWO), "PYTHONPATH": str(catalogue.ROOT), "COLUMNS": "200"}
+    ours = {name: value for name, value in os.environ.items() if name != cards.VISIBLE}  # which hides them from tests
+    env = {**ours, "PATH": smi.put(tmp_path / "smi", TWO), "PYTHONPATH": str(catalogue.ROOT), "COLUMNS": "200"}
     env |= {"DENSEBENCH_CACHE": str(tmp_path / "cache")} | ({} if visible is None else {cards.VISIBLE: visible})
     words = [sys.executable, "-m", "bench", "run", "--matrix", "smoke"]
     done = subprocess.run(words, cwd=tmp_path, env=env, capture_output=True, text=True, check=False)
