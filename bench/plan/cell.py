@@ -47,9 +47,9 @@ class Cell:
         resample: of pretrained patch kernels to another patch size: "pinv" (FlexiViT) or "bicubic".
         padding: of an input size that the backbone cannot take: "refuse", or "pad" it to the next one that it can.
         memory_format: of images and convolution kernels: "contiguous" or "channels_last".
+        limit_mib: memory that a search for the largest batch may take; 0 for what the device has.
         runtime: what executes it: "torch", or the runtime that it is exported to (`bench.runtimes`).
         quantise: "none", or how its weights and activations are narrowed after training (`QUANTISE`).
-        limit_mib: memory that a search for the largest batch may take; 0 for what the device has.
     """
 
     backbone: str

@@ -11,7 +11,7 @@ import pytest
 from bench import catalogue
 from bench.plan.environment import Environment
 from bench.plan.measure import measures
-from bench.report import choosing, rows
+from bench.report import choosing, known, rows
 from bench.store.record import Record
 from bench.store.store import ENVIRONMENTS, RECORDS
 
@@ -164,5 +164,6 @@ def forget() -> None:
     """Have the catalogue look at its folders again."""
     catalogue._read_all.cache_clear()
     measures.cache_clear()
-    rows.columns.cache_clear()
+    for remembered in (rows.columns, rows._owners, rows._limiting, known.timed):
+        remembered.cache_clear()
     choosing.column_of.cache_clear()

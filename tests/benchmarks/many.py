@@ -58,7 +58,7 @@ def _cells() -> Iterator[dict[str, Any]]:
             "backbone": backbone, "patch": patch, "weights": "random", "head": head, "height": size, "width": size,
             "batch": batch, "dtype": "fp32", "compile": "none", "attention": "auto", "device": "cpu", "threads": 2,
             "dataset": data, "recipe": "short", "seed": 0, "window": "keep", "padding": "refuse",
-            "memory_format": "contiguous", "resample": "pinv", "limit_mib": 0,
+            "memory_format": "contiguous", "resample": "pinv", "limit_mib": 0, "runtime": "torch", "quantise": "none",
         }  # fmt: skip
 
 

@@ -11,6 +11,7 @@ from bench.store.store import ENVIRONMENTS, RECORDS, Store, no_collection
 from tests.bench.records import environment, make
 
 FIELDS = {"backbone": "vit_pico", "window": "keep", "padding": "refuse", "memory_format": "contiguous"}
+FIELDS |= {"runtime": "torch", "quantise": "none"}
 RECORD = Record("latency", 1, FIELDS, {}, "here", "ok", values={"latency_ms": 1.5, "unknown": None})
 
 
