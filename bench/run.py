@@ -21,7 +21,7 @@ from bench.plan.cell import FIELDS, IN_TITLE, Cell
 from bench.plan.environment import Environment, as_json
 from bench.plan.matrix import Matrix
 from bench.plan.measure import AFTER, CANNOT, CROSSED, MODEL, Measure, Value, measures
-from bench.store import listings, states
+from bench.store import artifacts, listings, states
 from bench.store.record import SENTENCE, SETTLED, Record, better, question, sayable
 from bench.store.store import Store, Writer, fits
 
@@ -299,6 +299,7 @@ def run(
     """
     verify(plan, files)
     states.prune(settings.cache)
+    artifacts.prune(settings.cache)
     interrupted = 0
     with store.writing() as writer:
         for note in writer.repaired:

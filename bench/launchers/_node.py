@@ -29,7 +29,7 @@ from bench.launchers.contract import Event, Finished, Job, Progress, Settings
 from bench.plan import listing, models, weights
 from bench.plan.environment import Environment, describe
 from bench.plan.measure import IMAGES, MODEL
-from bench.store import images, pictures, states
+from bench.store import artifacts, images, pictures, states
 from bench.store.lock import boot
 
 VARIABLE = "DENSEBENCH_DATA_ROOT"
@@ -154,6 +154,7 @@ def launch(jobs: Iterable[Job], settings: Settings, results: Path, cwd: Path) ->
         _beside(results, Path(scratch))
         cached = cache_folder()
         states.prune(cached)
+        artifacts.prune(cached)
         mine = replace(
             settings,
             cache=cached,

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import tempfile
+import threading
 import time
 import traceback
 from collections.abc import Iterator
@@ -12,24 +13,16 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import torch
+from tqdm import tqdm
 
 from backbones.contract import Unsupported
 from bench import catalogue
 from bench.errors import UserError
 from bench.launchers.contract import Job, Settings
-from bench.plan import machine
+from bench.plan import machine, oom
 from bench.plan.case import resolve
 from bench.plan.measure import CANNOT, Context, Invalid, Outcome, Turn
 from bench.store import states
-
-_OUT = (
-    "can't allocate memory",
-    "not enough memory",
-    "out of memory",
-    "CUBLAS_STATUS_ALLOC_FAILED",
-    "unable to find an engine",
-)
-"""How torch's CPU allocator, the CUDA driver, cuBLAS and cuDNN say it in a bare RuntimeError."""
 
 
 def preload() -> None:
@@ -38,6 +31,8 @@ def preload() -> None:
         for entry in catalogue.entries(kind).values():
             with contextlib.suppress(Exception):
                 entry.load()
+    # Exporters show bars of it. Their usual lock is a semaphore of the system, which a killed worker leaves behind.
+    tqdm.set_lock(threading.RLock())
 
 
 def work(job: Job, settings: Settings, threads: int, connection: Connection) -> None:
@@ -114,7 +109,7 @@ def _measure(  # noqa: PLR0911 - one line a status
     except (MemoryError, torch.OutOfMemoryError) as error:
         return _failed("oom", str(error).partition("\n")[0] or "out of memory")
     except Exception as error:  # noqa: BLE001 - one bad cell never costs the others; the reason goes into its record
-        if out := _memory_ran_out(error):
+        if out := oom.said(error):
             return _failed("oom", out)
         frames = [
             f for f in traceback.extract_tb(error.__traceback__) if Path(f.filename).is_relative_to(catalogue.ROOT)
@@ -154,15 +149,6 @@ def _host_need(status: Path = Path("/proc/self/status")) -> float:
         return max(0, peak - now) / machine.memory()[0]
     except (OSError, ValueError, KeyError):
         return 0.0
-
-
-def _memory_ran_out(error: BaseException | None) -> str:
-    """The message of an error that is out of memory by another name, or that was raised because of one; or ""."""
-    while error is not None:
-        if isinstance(error, MemoryError | torch.OutOfMemoryError) or any(words in str(error) for words in _OUT):
-            return str(error).partition("\n")[0] or "out of memory"
-        error = error.__cause__ or error.__context__
-    return ""
 
 
 def _failed(status: str, reason: str) -> dict[str, Any]:

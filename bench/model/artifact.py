@@ -167,12 +167,12 @@ def _deployed(context: Context, net: Model, device: torch.device, wanted: list[T
     """The model in another runtime than torch; a batch is float32 as everywhere outside torch."""
     cell = context.case.cell
     image = modes.noise(replace(cell, dtype="fp32"), device)
-    runs = deploy(net, image, cell, report=context.report)
+    runs = deploy(net, image, cell, report=context.report, say=context.say)
     deviation = _deviation(cell, net, runs(image), wanted)
     with torch.inference_mode():
         candidates = _load(net, image)
     if candidates is not None:  # what a detector is loaded with is in its weights, and these are in the files
-        runs = deploy(net, image, cell, report=context.report)
+        runs = deploy(net, image, cell, report=context.report, say=context.say)
     return Artifact(net, image, runs, device, deviation, None, candidates, deployed=runs)
 
 

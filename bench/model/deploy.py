@@ -2,17 +2,15 @@
 
 What is exported takes an image and gives the tensors of the head's raw output; the decoding is torch's, so that "end to
 end" is image to prediction in every runtime. Files lie in the cache under a digest of the network's code and weights,
-its input, the runtime and all its versions; a folder that is not whole is made again.
+its input, the runtime and all its versions (`bench.store.artifacts`); a folder that is not whole is made again.
 """
 
 import hashlib
 import json
-import os
-import shutil
-import tempfile
+import re
 import time
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,14 +22,17 @@ from torch.utils import _pytree as pytree
 from backbones.contract import Unsupported
 from bench import catalogue
 from bench.cache import cache_folder
-from bench.plan import runtimes, source
+from bench.errors import UserError
+from bench.plan import oom, runtimes, source
 from bench.plan.cell import Cell
 from bench.plan.environment import installed
 from bench.runtimes.contract import Options
+from bench.store import artifacts
 
-FOLDER = "artifacts"
-_WHOLE = "whole.json"
-"""File of an artifact's folder that is written last: name -> bytes of every other file, and seconds of the export."""
+LONGEST = 240
+"""Letters of what a runtime says that it cannot; some name every dimension of a graph."""
+_ANNOUNCES = re.compile(r"Exception from \S+:\d+:?")
+"""OpenVINO says where in its source it was before it says what."""
 
 
 class Flat(nn.Module):
@@ -97,6 +98,7 @@ def deploy(
     calibration: Sequence[Tensor] = (),
     said: str = "",
     report: Callable[[str, int, int], None] = lambda *_: None,
+    say: Callable[[str], None] = lambda _: None,
 ) -> Deployed:
     """Export a network as its cell says, or take what was exported before, and load it.
 
@@ -107,73 +109,86 @@ def deploy(
         calibration: see `bench.runtimes.contract.Options`.
         said: what tells this calibration from others.
         report: is told what is being done.
+        say: takes a sentence for the user: why something that was kept is of no use.
 
     Raises:
-        Unsupported: the runtime is not here, or does not have what the cell asks for.
+        Unsupported: the runtime is not here, or does not have what the cell asks for, or cannot run this network.
     """
     if why := runtimes.lacking(cell):
         raise Unsupported(why, axes=("runtime", "quantise"))
     runtime = catalogue.get("runtimes", cell.runtime).load()
     options = Options(cell.device, cell.dtype, cell.threads, cell.quantise, calibration)
     flat = Flat(net, image).eval()
-    folder = cache_folder() / FOLDER / _digest(flat, image, cell, said)
-    kept = _whole(folder)
+    question, made_by = _question(flat, image, cell, said), _made_by(cell)
+    folder = cache_folder() / artifacts.FOLDER / hashlib.sha256(f"{question} {made_by}".encode()).hexdigest()[:24]
+    kept, wrong = artifacts.find(folder)
     reused = kept is not None
     if kept is None:
+        if wrong:
+            say(f"the artifact {folder} is of no use ({wrong}): it is exported again")
+        elif before := artifacts.earlier(folder, question, made_by):
+            say(f"{cell.title()} was exported by {before}, and {made_by} is here: it is exported again")
         report("exporting", 0, 1)
-        kept = _export(runtime, flat, image, folder, options)
+        with _in_its_words(cell, "export"):
+            kept = artifacts.write(
+                folder, lambda made: runtime.export(flat, image, made, options), question=question, made_by=made_by
+            )
     report("loading", 0, 1)
-    start = time.perf_counter()
-    run = runtime.load(folder, options)
-    load_s = time.perf_counter() - start
-    start = time.perf_counter()
-    run(image)
-    if image.device.type == "cuda":
-        torch.cuda.synchronize(image.device)
-    first_ms = 1000 * (time.perf_counter() - start)
-    mib = sum(kept["files"].values()) / 2**20
-    return Deployed(flat, run, folder, kept["export_s"], mib, load_s, first_ms, reused)
-
-
-def _export(runtime: Any, flat: Flat, image: Tensor, folder: Path, options: Options) -> dict[str, Any]:
-    """Into a folder beside, which then takes its place: nobody finds half of it."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".", dir=folder.parent, ignore_cleanup_errors=True) as aside:
-        made = Path(aside) / "made"
-        made.mkdir()
+    with _in_its_words(cell, "load"):
         start = time.perf_counter()
-        runtime.export(flat, image, made, options)
-        kept = {"export_s": time.perf_counter() - start, "files": _sizes(made)}
-        (made / _WHOLE).write_text(json.dumps(kept), encoding="utf-8")
-        shutil.rmtree(folder, ignore_errors=True)
-        with suppress(OSError):  # another process was there first
-            made.rename(folder)
-        if _whole(folder) is None:
-            raise OSError(f"{folder} cannot be written")
-    return kept
+        run = runtime.load(folder, options)
+        load_s = time.perf_counter() - start
+    with _in_its_words(cell, "run"):
+        start = time.perf_counter()
+        run(image)
+        if image.device.type == "cuda":
+            torch.cuda.synchronize(image.device)
+        first_ms = 1000 * (time.perf_counter() - start)
+    return Deployed(flat, run, folder, kept.export_s, kept.mib, load_s, first_ms, reused)
 
 
-def _whole(folder: Path) -> dict[str, Any] | None:
-    """What is kept of an artifact; None where it is not there, or not as it was written."""
-    with suppress(OSError, ValueError, KeyError):
-        kept = json.loads((folder / _WHOLE).read_text(encoding="utf-8"))
-        if kept["files"] and _sizes(folder) == kept["files"]:
-            os.utime(folder)
-            return kept
-    return None
+@contextmanager
+def _in_its_words(cell: Cell, what: str) -> Iterator[None]:
+    """Within it, whatever a runtime raises is something that it lacks, but for want of memory or of a disk.
+
+    Raises:
+        Unsupported: says it in a line.
+    """
+    try:
+        yield
+    except (Unsupported, UserError, OSError, MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:
+        if oom.said(error):
+            raise
+        versions = runtimes.versions(cell.runtime)
+        raise Unsupported(f"{versions} cannot {what} this network: {gist(error)}") from error
 
 
-def _sizes(folder: Path) -> dict[str, int]:
-    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != _WHOLE)
-    return {str(path.relative_to(folder)): path.stat().st_size for path in files}
+def gist(error: BaseException) -> str:
+    """The root of an error in a line of at most `LONGEST` letters: what it begins and what it ends with."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    lines = [" ".join(line.split()) for line in str(error).splitlines()]
+    lines = [line for line in lines if line and not _ANNOUNCES.fullmatch(line)]
+    said = " ".join([lines[0], "…", lines[-1]] if len(lines) > 2 else lines)
+    if len(said) > LONGEST:
+        said = f"{said[: LONGEST // 2]} … {said[-LONGEST // 2 :]}"
+    return f"{type(error).__name__}: {said}" if said else type(error).__name__
 
 
-def _digest(flat: Flat, image: Tensor, cell: Cell, said: str) -> str:
-    """Of all that decides what is exported."""
+def _made_by(cell: Cell) -> str:
+    """Versions of all that an export depends on, and the CPU's instructions."""
+    return ", ".join(
+        [runtimes.said(cell.runtime), f"torch {installed('torch')}, torchvision {installed('torchvision')}"]
+    )
+
+
+def _question(flat: Flat, image: Tensor, cell: Cell, said: str) -> str:
+    """Digest of all that decides what is exported, versions apart."""
     found = hashlib.sha256()
     stated = {
-        "runtime": [cell.runtime, runtimes.said(cell.runtime), installed("torch"), installed("torchvision")],
-        "options": [cell.dtype, cell.quantise, cell.device, cell.threads, said],
+        "options": [cell.runtime, cell.dtype, cell.quantise, cell.device, cell.threads, said],
         "model": cell.part(("backbone", "patch", "head", "height", "width", "window", "padding", "attention")),
         "source": [source.stated("backbones", cell.backbone), source.stated("heads", cell.head)],
         "image": [*image.shape, str(image.dtype)],

@@ -1,6 +1,16 @@
-"""How many processes the kernel has killed for want of memory: what tells its SIGKILL from anybody else's."""
+"""Want of memory: how many processes the kernel has killed for it, and the errors that say it in other words."""
 
 from pathlib import Path
+
+WORDS = (
+    "can't allocate memory",
+    "not enough memory",
+    "out of memory",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "unable to find an engine",
+    "bad_alloc",
+)
+"""How torch's CPU allocator, the CUDA driver, cuBLAS, cuDNN and C++ say it in a bare RuntimeError."""
 
 _ROOT = Path("/sys/fs/cgroup")
 _PROC = Path("/proc")
@@ -17,6 +27,16 @@ def kills() -> int | None:
             if name == "oom_kill" and count.strip().isdigit():
                 return int(count)
     return None
+
+
+def said(error: BaseException | None) -> str:
+    """The message of an error that is out of memory by another name, or that was raised because of one; or ""."""
+    while error is not None:
+        named = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"  # torch's
+        if named or any(words in str(error) for words in WORDS):
+            return str(error).partition("\n")[0] or "out of memory"
+        error = error.__cause__ or error.__context__
+    return ""
 
 
 def _of_group() -> list[Path]:

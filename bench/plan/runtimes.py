@@ -47,9 +47,13 @@ def said(name: str) -> str:
     """
     if name == TORCH:
         return ""
+    return ", ".join(filter(None, [versions(name), *features()]))
+
+
+def versions(name: str) -> str:
+    """What a runtime needs, as it is installed: "onnxruntime 1.32.0, onnxscript 0.5.7"; "" of one that is unknown."""
     entry = catalogue.find("runtimes", name)
-    versions = [] if entry is None else [f"{one} {installed(one) or 'missing'}" for one in entry.facts["needs"]]
-    return ", ".join([*versions, *features()])
+    return "" if entry is None else ", ".join(f"{one} {installed(one) or 'missing'}" for one in entry.facts["needs"])
 
 
 @cache

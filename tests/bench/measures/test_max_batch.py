@@ -350,8 +350,8 @@ def test_the_largest_batch_of_a_real_model_fits_and_one_more_does_not():
 
 
 def test_a_worker_takes_cudnns_words_for_want_of_memory():
-    from bench.launchers import worker
+    from bench.plan import oom
 
     error = RuntimeError("GET was unable to find an engine to execute this computation")
-    assert worker._memory_ran_out(error) == str(error)
-    assert worker._memory_ran_out(RuntimeError("no such convolution")) == ""
+    assert oom.said(error) == str(error)
+    assert oom.said(RuntimeError("no such convolution")) == ""
