@@ -59,7 +59,7 @@ def suppress(
     """
     there = scores > NONE
     # As torchvision does it: groups are moved apart, by more than any box reaches.
-    reach = boxes.masked_fill(~there.unsqueeze(1), 0).amax() + 1
+    reach = boxes.masked_fill(~there.unsqueeze(1), 0).max() + 1
     apart = boxes + (groups.to(boxes) * reach).unsqueeze(1)
     # What is none lies on one heap where no box is, and the first of it suppresses the others: NMS takes its time by
     # the boxes that are left.
