@@ -13,22 +13,51 @@ A head never learns more about a backbone than its levels.
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, TypeVar
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn.functional import pad
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import _register_namedtuple, register_pytree_node, tree_leaves
 
 from backbones.contract import Backbone, Features, Level, TokenBackbone, Unsupported, check_image
 
 Task: TypeAlias = Literal["segmentation", "detection"]
 Raw: TypeAlias = Any
-"""Tensors private to the head (a tensor, or a tuple or dict of tensors): only its own loss and decode read them."""
+"""Tensors private to the head (a tensor, or a tuple or dict of tensors): only its own loss and decode read them.
+
+Its leaves, as torch's trees know them, are tensors (or None) alone: an exported model has no other outputs. A size in
+it is a `Size`.
+"""
 
 IGNORE = 255
 """Label of the pixels that count neither in a loss nor in a metric."""
+
+
+class Size(tuple[int, int]):
+    """(H, W) in pixels as a part of a raw output: no leaf of the tree that it stands in, but a part of its form."""
+
+    __slots__ = ()
+
+
+register_pytree_node(
+    Size,
+    lambda size: ([], tuple(size)),
+    lambda _, context: Size(context),
+    serialized_type_name="heads.contract.Size",  # of the file of an exported model
+    to_dumpable_context=list,
+    from_dumpable_context=tuple,
+    flatten_with_keys_fn=lambda size: ([], tuple(size)),
+)
+
+Form = TypeVar("Form", bound=type[tuple])
+
+
+def exported(form: Form) -> Form:
+    """A named tuple that is part of a raw output: the file of an exported model can say that it is."""
+    _register_namedtuple(form, serialized_type_name=f"{form.__module__}.{form.__qualname__}")
+    return form
 
 
 @dataclass
@@ -91,6 +120,21 @@ class Head(nn.Module, ABC):
             Unsupported: the head does not predict a class per pixel.
         """
         raise Unsupported(f"{type(self).__name__} has no score for each class at each pixel: it predicts {self.task}")
+
+    def deploy(self, raw: Raw, size: tuple[int, int]) -> tuple[Tensor, ...]:
+        """`decode` as tensors whose shapes do not depend on the image, by operations that can be exported.
+
+        Returns:
+            Segmentation: the class per pixel (B, H, W) alone. Detection: boxes (B, N, 4) xyxy in pixels of ``size``,
+            float32; scores (B, N), falling; labels (B, N) int64; of a head that predicts masks, these (B, N, H, W)
+            bool. Places behind the last box are 0 all over. See `heads.deployed`, which reads it.
+
+        Raises:
+            Unsupported: a detection head that has no such way; the text says why.
+        """
+        if self.task == "segmentation":
+            return (self.scores(raw, size).argmax(dim=1),)
+        raise Unsupported(f"{type(self).__name__} states no decoding of fixed shapes; it is decoded in torch")
 
     def distil(
         self,
@@ -288,7 +332,7 @@ class Model(nn.Module):
         """See `Head.decode`; ``size`` (H, W) is that of the image without its padding."""
         if self.size == self.backbone.size:
             return self.head.decode(raw, size)
-        prediction = self.head.decode(raw, self._with_padding(size))
+        prediction = self.head.decode(raw, self.with_padding(size))
         if isinstance(prediction, Tensor):
             return prediction[:, : size[0], : size[1]].contiguous()
         return [_cropped(boxes, size) for boxes in prediction]
@@ -298,9 +342,9 @@ class Model(nn.Module):
         """See `Head.scores`; ``size`` (H, W) is that of the image without its padding."""
         if self.size == self.backbone.size:
             return self.head.scores(raw, size)
-        return self.head.scores(raw, self._with_padding(size))[..., : size[0], : size[1]]
+        return self.head.scores(raw, self.with_padding(size))[..., : size[0], : size[1]]
 
-    def _with_padding(self, size: tuple[int, int]) -> tuple[int, int]:
+    def with_padding(self, size: tuple[int, int]) -> tuple[int, int]:
         """Of the padded picture, at the scale that takes the image to ``size``.
 
         Rounded up to whole pixels, so the right and lower edge of a prediction at another size than the input may be

@@ -21,7 +21,7 @@ from torchvision.ops import (
 )
 
 from backbones.contract import Features, Level
-from heads.contract import Boxes, Head, Raw, Target, Task
+from heads.contract import Boxes, Head, Raw, Size, Target, Task, exported
 from heads.detection import mostly_inside, objects, truth
 from heads.matching import assign
 
@@ -66,6 +66,7 @@ SIDE = 0.25
 """Sides of the box that a cell's proposal starts from, as a share of the image."""
 
 
+@exported
 class Answer(NamedTuple):
     """What a set of queries says.
 
@@ -85,7 +86,7 @@ class DETROutput(TypedDict):
     proposals: with two stages, of all N tokens as queries; else None.
     """
 
-    size: tuple[int, int]
+    size: Size
     answers: list[Answer]
     proposals: Answer | None
 
@@ -234,7 +235,7 @@ class DETR(Head):
         tokens = x.flatten(2).transpose(1, 2)
         answers = self._refine(tokens, cells) if self.two_stage else self._read(tokens, cells)
         return {
-            "size": size,
+            "size": Size(size),
             "answers": answers if self.training else answers[-1:],
             "proposals": answers[0] if self.two_stage else None,
         }
@@ -375,6 +376,22 @@ class DETR(Head):
                 labels = classes[chosen]
             detections.append(Boxes(clip_boxes_to_image(_xyxy(boxes[chosen]) * scale, size), labels, scores))
         return detections
+
+    def deploy(self, raw: Raw, size: tuple[int, int]) -> tuple[Tensor, ...]:
+        """See `Head.deploy`; every place has a box."""
+        answer = raw["answers"][-1]
+        logits, boxes = answer.logits.float(), answer.boxes.float()
+        if self.two_stage:
+            scores, pairs = logits.sigmoid().flatten(1).topk(min(self.detections, logits[0].numel()), dim=1)
+            chosen, labels = pairs.div(self.classes, rounding_mode="floor"), pairs % self.classes
+        else:
+            best, classes = logits.softmax(dim=2)[..., :-1].max(dim=2)
+            scores, chosen = best.sort(dim=1, descending=True)
+            labels = classes.gather(1, chosen)
+        scale = torch.tensor([size[1], size[0]] * 2, device=boxes.device)
+        found = boxes.gather(1, chosen.unsqueeze(2).expand(-1, -1, 4))
+        xyxy = clip_boxes_to_image(_xyxy(found.flatten(0, 1)) * scale, size)
+        return xyxy.reshape(found.shape), scores, labels
 
 
 def sines(values: Float[Tensor, "*N V"], channels: int) -> Float[Tensor, "*N C"]:

@@ -237,6 +237,13 @@ class EoMT(TokenHead):
             found[image, :, top : top + scores.shape[1]] = scores
         return found
 
+    def deploy(self, raw: Raw, size: tuple[int, int]) -> tuple[Tensor, ...]:
+        """See `Head.deploy`; Q masks of each whole image exist at one time."""
+        output: EoMTOutput = raw
+        weights = output["classes"][-1].float().softmax(dim=-1)[..., :-1]
+        masks = interpolate(output["masks"][-1].float(), size=size, mode="bilinear", align_corners=False).sigmoid()
+        return (torch.einsum("bqk,bqhw->bkhw", weights, masks).argmax(dim=1),)
+
     def _strips(self, output: EoMTOutput, size: tuple[int, int]) -> Iterator[tuple[int, int, Float[Tensor, "K _ W"]]]:
         """Image, first row and scores of one strip after the other."""
         classes, masks = output["classes"][-1].float().softmax(dim=-1)[..., :-1], output["masks"][-1].float()

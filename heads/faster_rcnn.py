@@ -19,8 +19,8 @@ from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead, con
 from torchvision.ops import box_iou, clip_boxes_to_image
 
 from backbones.contract import Features, Level
-from heads import detection
-from heads.contract import Boxes, Head, Raw, Target, Task
+from heads import detection, fixed
+from heads.contract import Boxes, Head, Raw, Size, Target, Task, exported
 from heads.pyramid import DetectionPyramid, doubling
 
 CATALOGUE = {
@@ -67,6 +67,7 @@ OVERLAP = 0.5
 """IoU from which a proposal is of an object."""
 
 
+@exported
 class Proposing(NamedTuple):
     """Raw output while training: the first stage alone, since the second works on places that the truth decides.
 
@@ -84,8 +85,11 @@ class Proposing(NamedTuple):
     autocast: torch.dtype | None
 
 
+@exported
 class Detected(NamedTuple):
     """Raw output in evaluation: what was found in each of the B images, scores falling.
+
+    An exported model pads it to a fixed number of boxes an image, by ones with score 0.
 
     size: (H, W) pixels of the image that went in.
     boxes: xyxy in pixels of that image, float32. labels: 0..K-1. scores: 0..1.
@@ -244,7 +248,7 @@ class FasterRCNN(Head):
         objectness, deltas = concat_box_prediction_layers(*self.rpn.head(list(maps)))
         images = len(maps[0])
         return Proposing(
-            size, maps, objectness.reshape(images, -1), deltas.reshape(images, -1, 4), _autocast(maps[0].device)
+            Size(size), maps, objectness.reshape(images, -1), deltas.reshape(images, -1, 4), _autocast(maps[0].device)
         )
 
     def anchors(self, size: tuple[int, int], device: torch.device) -> list[Float[Tensor, "_ 4"]]:
@@ -286,7 +290,9 @@ class FasterRCNN(Head):
     def detect(self, first: Proposing) -> Detected:
         """The second stage on the proposals of the first."""
         images = len(first.objectness)
-        if first.objectness.is_meta:
+        if torch.compiler.is_exporting():
+            selected = self.select_fixed(first)
+        elif first.objectness.is_meta:
             proposals = [first.deltas.new_empty(min(self.proposals, first.deltas.shape[1]), 4)] * images
             self.classify(first, proposals)
             found = [first.deltas.new_empty(self.roi_heads.detections_per_img, 4)] * images
@@ -310,6 +316,44 @@ class FasterRCNN(Head):
             logits, deltas, proposals, [size] * len(proposals)
         )
         return Detected(size, boxes, [one - 1 for one in labels], scores)
+
+    def select_fixed(self, first: Proposing) -> Detected:
+        """Both stages with shapes that no image decides: always ``proposals`` places, some of them without area.
+
+        What is found is the same, but for candidates beyond `fixed.CANDIDATES`.
+        """
+        levels, images = self.anchors(first.size, first.objectness.device), len(first.objectness)
+        places = self.rpn.box_coder.decode(first.deltas.float().flatten(0, 1), [torch.cat(levels)] * images)
+        boxes = fixed.proposals(
+            places.reshape(images, -1, 4),
+            first.objectness.float(),
+            first.size,
+            [len(level) for level in levels],
+            most=self.proposals,
+            smallest=self.rpn.min_size,
+            threshold=self.rpn.nms_thresh,
+        ).boxes
+        logits, deltas = self.classify(first, list(boxes))
+        scores = logits.softmax(dim=1)[:, 1:].reshape(images, -1)
+        moved = clip_boxes_to_image(self.roi_heads.box_coder.decode(deltas, list(boxes)), first.size)[:, 1:]
+        labels = torch.arange(self.classes, device=scores.device).expand(len(moved), -1)
+        found = fixed.classified(
+            moved.reshape(images, -1, 4),
+            scores,
+            labels.reshape(images, -1),
+            score=self.roi_heads.score_thresh,
+            smallest=SMALL,
+            threshold=self.roi_heads.nms_thresh,
+            most=self.roi_heads.detections_per_img,
+        )
+        return Detected(first.size, list(found.boxes), list(found.labels), list(found.scores))
+
+    def deploy(self, raw: Raw, size: tuple[int, int]) -> tuple[Tensor, ...]:
+        """See `Head.deploy`; both stages are in `forward`, and what is exported has fixed shapes already."""
+        found: Detected = raw
+        most = self.roi_heads.detections_per_img
+        boxes = [detection.scaled(one, found.size, size) for one in found.boxes]
+        return tuple(fixed.stacked(some, most) for some in (boxes, found.scores, found.labels))
 
     def smooth(self, raw: Raw) -> tuple[Tensor, ...]:
         """Objectness (B, N) and deltas (B, N, 4) of the first stage; all that follows is chosen by its NMS."""
@@ -411,11 +455,22 @@ class FasterRCNN(Head):
     @torch.no_grad()
     def decode(self, raw: Raw, size: tuple[int, int]) -> list[Boxes]:
         """The best boxes of each image in pixels of ``size`` (H, W), float32, scores falling."""
-        found: Detected = self.detect(raw) if isinstance(raw, Proposing) else raw
+        found: Detected = self.detect(raw) if isinstance(raw, Proposing) else without_padding(raw)
         return [
             Boxes(detection.scaled(boxes, found.size, size), labels, scores)
             for boxes, labels, scores in zip(found.boxes, found.labels, found.scores, strict=True)
         ]
+
+
+def without_padding(found: Detected) -> Detected:
+    """Detections of an exported model, whose number is fixed, without those that are none."""
+    there = [scores > 0 for scores in found.scores]
+
+    def kept(parts: list[Tensor]) -> list[Tensor]:
+        return [one[some] for one, some in zip(parts, there, strict=True)]
+
+    masks = None if found.masks is None else kept(found.masks)
+    return found._replace(boxes=kept(found.boxes), labels=kept(found.labels), scores=kept(found.scores), masks=masks)
 
 
 def _autocast(device: torch.device) -> torch.dtype | None:

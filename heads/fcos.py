@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torchvision.models.detection import fcos as parts
 
 from backbones.contract import Features, Level
-from heads import detection, selection
-from heads.contract import Boxes, Head, Raw, Target, Task
+from heads import detection, fixed, selection
+from heads.contract import Boxes, Head, Raw, Size, Target, Task
 from heads.pyramid import DetectionPyramid, doubling
 
 CATALOGUE = {
@@ -67,7 +67,7 @@ class FCOSOutput(TypedDict):
     centerness: (B, N, 1) logits.
     """
 
-    size: tuple[int, int]
+    size: Size
     logits: Tensor
     regression: Tensor
     centerness: Tensor
@@ -164,7 +164,7 @@ class FCOS(Head):
         """Raw outputs for feature maps of an image of ``size`` (H, W) pixels."""
         outputs = self.detector.head(list(self.pyramid(features, size)))
         return {
-            "size": size,
+            "size": Size(size),
             "logits": outputs["cls_logits"],
             "regression": outputs["bbox_regression"],
             "centerness": outputs["bbox_ctrness"],
@@ -251,6 +251,15 @@ class FCOS(Head):
             Boxes(detection.scaled(image["boxes"], (height, width), size), image["labels"], image["scores"])
             for image in found
         ]
+
+    def deploy(self, raw: Raw, size: tuple[int, int]) -> tuple[Tensor, ...]:
+        """See `Head.deploy`."""
+        output: FCOSOutput = raw
+        scores = (output["logits"].float().sigmoid() * output["centerness"].float().sigmoid()).sqrt()
+        squares = self.anchors(output["size"], scores.device)
+        deltas, decode = output["regression"].float(), self.detector.box_coder.decode
+        found = fixed.dense(scores, deltas, squares, decode, output["size"], self.detector)
+        return found.scaled(output["size"], size)
 
     def _select(self, output: FCOSOutput, squares: list[Float[Tensor, "_ 4"]]) -> list[dict[str, Tensor]]:
         """What torchvision selects, of as many images at once as fit."""

@@ -13,9 +13,9 @@ from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredic
 from torchvision.ops import roi_align
 
 from backbones.contract import Level, Unsupported
-from heads import detection
+from heads import detection, fixed
 from heads.contract import Boxes, Raw, Target
-from heads.faster_rcnn import Detected, FasterRCNN, Proposing, Samples
+from heads.faster_rcnn import Detected, FasterRCNN, Proposing, Samples, without_padding
 from heads.pyramid import doubling
 
 CATALOGUE = {
@@ -166,12 +166,21 @@ class MaskRCNN(FasterRCNN):
     @torch.no_grad()
     def decode(self, raw: Raw, size: tuple[int, int]) -> list[Boxes]:
         """The best objects of each image in pixels of ``size`` (H, W), scores falling, with masks of that size."""
-        found: Detected = self.detect(raw) if isinstance(raw, Proposing) else raw
+        found: Detected = self.detect(raw) if isinstance(raw, Proposing) else without_padding(raw)
         assert found.masks is not None, "detect drew them"
         return [
             replace(boxes, masks=paste(masks, boxes.xyxy, size))
             for boxes, masks in zip(super().decode(found, size), found.masks, strict=True)
         ]
+
+    def deploy(self, raw: Raw, size: tuple[int, int]) -> tuple[Tensor, ...]:
+        """See `Head.deploy`."""
+        found: Detected = raw
+        assert found.masks is not None, "detect drew them"
+        boxes, scores, labels = super().deploy(raw, size)
+        masks = fixed.stacked(found.masks, scores.shape[1])
+        pasted = torch.stack([paste(some, place, size) for some, place in zip(masks, boxes, strict=True)])
+        return boxes, scores, labels, pasted
 
 
 def _masks(objects: list[Boxes], device: torch.device) -> list[Bool[Tensor, "_ _ _"]]:

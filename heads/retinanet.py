@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torchvision.models.detection import retinanet as parts
 
 from backbones.contract import Features, Level
-from heads import detection, selection
-from heads.contract import Boxes, Head, Raw, Target, Task
+from heads import detection, fixed, selection
+from heads.contract import Boxes, Head, Raw, Size, Target, Task
 from heads.pyramid import DetectionPyramid, doubling
 
 CATALOGUE = {
@@ -58,7 +58,7 @@ class RetinaNetOutput(TypedDict):
     regression: (B, N, 4) shifts of the centre in sides of the anchor, and logarithms of the factors of its sides.
     """
 
-    size: tuple[int, int]
+    size: Size
     logits: Tensor
     regression: Tensor
 
@@ -151,7 +151,7 @@ class RetinaNet(Head):
     def forward(self, features: Features, size: tuple[int, int]) -> RetinaNetOutput:
         """Raw outputs for feature maps of an image of ``size`` (H, W) pixels."""
         outputs = self.detector.head(list(self.pyramid(features, size)))
-        return {"size": size, "logits": outputs["cls_logits"], "regression": outputs["bbox_regression"]}
+        return {"size": Size(size), "logits": outputs["cls_logits"], "regression": outputs["bbox_regression"]}
 
     def anchors(self, size: tuple[int, int], device: torch.device) -> list[Float[Tensor, "_ 4"]]:
         """The anchors of each level, nine a cell, xyxy in pixels of the input."""
@@ -210,6 +210,14 @@ class RetinaNet(Head):
             Boxes(detection.scaled(image["boxes"], output["size"], size), image["labels"], image["scores"])
             for image in found
         ]
+
+    def deploy(self, raw: Raw, size: tuple[int, int]) -> tuple[Tensor, ...]:
+        """See `Head.deploy`."""
+        output: RetinaNetOutput = raw
+        scores, deltas = output["logits"].float().sigmoid(), output["regression"].float()
+        anchors, decode = self.anchors(output["size"], scores.device), self.detector.box_coder.decode_single
+        found = fixed.dense(scores, deltas, anchors, decode, output["size"], self.detector)
+        return found.scaled(output["size"], size)
 
     def _select(self, output: RetinaNetOutput, anchors: list[Float[Tensor, "_ 4"]]) -> list[dict[str, Tensor]]:
         """What torchvision selects, of as many images at once as fit."""

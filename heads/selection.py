@@ -50,7 +50,7 @@ def select(
     Returns:
         As torchvision: "boxes" (M, 4) xyxy in pixels, "labels" (M,) and "scores" (M,), which fall.
     """
-    best, labels, places = _best(scores, [len(level) for level in anchors], rules)
+    best, labels, places = candidates(scores, [len(level) for level in anchors], rules)
     chosen = deltas.gather(1, places.unsqueeze(2).expand(-1, -1, 4)).flatten(0, 1)
     decoded = decode(chosen, torch.cat(list(anchors))[places.flatten()])
     boxes = clip_boxes_to_image(decoded, size).view(*places.shape, 4)
@@ -72,7 +72,7 @@ def select(
     return [{name: part[image] for name, part in parts.items()} for image in range(len(kept))]
 
 
-def _best(
+def candidates(
     scores: Float[Tensor, "B N K"], counts: Sequence[int], rules: FCOS | RetinaNet
 ) -> tuple[Float[Tensor, "B T"], Int[Tensor, "B T"], Int[Tensor, "B T"]]:
     """The candidates, level by level: scores, falling and -1 behind the last one; classes; places in N."""
