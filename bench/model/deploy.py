@@ -28,8 +28,9 @@ from bench.plan import runtimes, source
 from bench.plan.cell import Cell
 from bench.plan.environment import installed
 from bench.runtimes.contract import Options
+from bench.store import states
+from heads.contract import Model
 
-FOLDER = "artifacts"
 _WHOLE = "whole.json"
 """File of an artifact's folder that is written last: name -> bytes of every other file, and seconds of the export."""
 
@@ -89,6 +90,22 @@ class Deployed:
         return self.flat.whole(self.run(image))
 
 
+class InRuntime(Model):
+    """A model whose forward pass is a runtime's, for batches of the shape that it was exported for.
+
+    What becomes of its output is torch's, as everywhere.
+    """
+
+    def __init__(self, net: Model, runs: Deployed) -> None:
+        super().__init__(net.backbone, net.head, net.size)
+        self.runs = runs
+        self.eval()
+
+    def forward(self, image: Tensor) -> Any:
+        """See `heads.contract.Model.forward`."""
+        return self.runs(image.contiguous())
+
+
 def deploy(
     net: nn.Module,
     image: Tensor,
@@ -116,7 +133,7 @@ def deploy(
     runtime = catalogue.get("runtimes", cell.runtime).load()
     options = Options(cell.device, cell.dtype, cell.threads, cell.quantise, calibration)
     flat = Flat(net, image).eval()
-    folder = cache_folder() / FOLDER / _digest(flat, image, cell, said)
+    folder = cache_folder() / states.ARTIFACTS / _digest(flat, image, cell, said)
     kept = _whole(folder)
     reused = kept is not None
     if kept is None:
@@ -172,7 +189,12 @@ def _digest(flat: Flat, image: Tensor, cell: Cell, said: str) -> str:
     """Of all that decides what is exported."""
     found = hashlib.sha256()
     stated = {
-        "runtime": [cell.runtime, runtimes.said(cell.runtime), installed("torch"), installed("torchvision")],
+        "runtime": [
+            cell.runtime,
+            runtimes.said(cell.runtime, cell.quantise),
+            installed("torch"),
+            installed("torchvision"),
+        ],
         "options": [cell.dtype, cell.quantise, cell.device, cell.threads, said],
         "model": cell.part(("backbone", "patch", "head", "height", "width", "window", "padding", "attention")),
         "source": [source.stated("backbones", cell.backbone), source.stated("heads", cell.head)],
