@@ -49,7 +49,7 @@ _REQUIRED = {
     "backbones": ("patch",),
     "heads": ("task",),
     "data": ("tasks", "root", "redistributable"),
-    "runtimes": ("needs", "extra", "devices", "dtypes", "quantise"),
+    "runtimes": ("needs", "extra", "devices", "dtypes", "quantise", "quantisers"),
 }
 """What planning and reporting need to know of an entry."""
 

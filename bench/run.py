@@ -14,7 +14,7 @@ from bench import answers, catalogue, signals
 from bench.cache import cache_folder
 from bench.data.contract import Task
 from bench.errors import UserError, one_line
-from bench.launchers._order import first_look
+from bench.launchers._order import first_look, trained_once
 from bench.launchers.contract import Event, Finished, Job, Settings
 from bench.plan import dataset, listing, models, recipe, runtimes, source, weights
 from bench.plan.cell import FIELDS, IN_TITLE, Cell
@@ -318,8 +318,8 @@ def run(
                         if isinstance(event, Finished):
                             event = _clean(event)  # noqa: PLW2901 - as all that follows sees it
                             ledger.keep(event)
-                            if event.status in states.ENDED:
-                                states.remove(states.path(settings.cache, event.job.key, plan.environment.id))
+                            if event.trained:
+                                states.remove(states.path(settings.cache, event.job.training, plan.environment.id))
                         show(event)
                         if looking and isinstance(event, Finished):
                             look(ledger.latest.values())
@@ -370,6 +370,7 @@ def _phases(plan: Plan, ledger: _Ledger, show: Callable[[Event], None]) -> Itera
             ledger.keep(event)
             show(event)
     jobs = [planned.job for planned in plan.todo if not planned.refused]
+    jobs = trained_once(jobs)
     first = [] if ledger.latest else first_look(jobs)
     taken = {job.key for job in first}
     yield from filter(None, (first, [job for job in jobs if job.key not in taken]))
@@ -461,7 +462,7 @@ def _inputs(
         found = weights.digest(catalogue.get("backbones", cell.backbone), cell.weights, cache_folder(), trained)
         if found is not None:
             inputs["weights"] = found
-    if "runtime" in fields and (said := runtimes.said(cell.runtime)):
+    if "runtime" in fields and (said := runtimes.said(cell.runtime, cell.quantise)):
         inputs[runtimes.INPUT] = said
     if data:
         inputs["dataset"] = data

@@ -168,8 +168,8 @@ def launch(jobs: Iterable[Job], settings: Settings, results: Path, cwd: Path) ->
             for batch in _together(events):
                 ended = [event for event in batch if isinstance(event, Finished)]
                 for event in ended:
-                    if event.status in states.ENDED:
-                        states.remove(states.path(cached, event.job.key, mine.environment))
+                    if event.trained:
+                        states.remove(states.path(cached, event.job.training, mine.environment))
                 said = tuple(
                     replace(one, environment=_environment()) if isinstance(one, Finished) else one for one in batch
                 )

@@ -28,6 +28,18 @@ class _Model:
         return -len(self.jobs), heavy, pixels // cell.patch**2, pixels, self.place
 
 
+def trained_once(jobs: Sequence[Job]) -> list[Job]:
+    """Jobs in their order, but those last that take the weights of an earlier one's training: else they wait for it."""
+    seen: set[str] = set()
+    first: list[Job] = []
+    later: list[Job] = []
+    for job in jobs:
+        (later if job.shares and job.training in seen else first).append(job)
+        if job.shares:
+            seen.add(job.training)
+    return first + later
+
+
 def first_look(jobs: Sequence[Job]) -> list[Job]:
     """The jobs of the cheapest model of every family, and what their columns need, in their order.
 

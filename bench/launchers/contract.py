@@ -12,14 +12,18 @@ Jobs run on this machine, unless the launcher's ``CATALOGUE`` states ``"machines
 """
 
 import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from bench.plan.cell import Cell
+from bench.plan import runtimes
+from bench.plan.cell import SILENT, Cell, agrees
 from bench.plan.environment import Environment
 from bench.plan.measure import Measure, Precision, Value
 from bench.plan.recipe import Recipe
+from bench.store import states
+from bench.store.record import question
 
 
 @dataclass(frozen=True)
@@ -42,6 +46,21 @@ class Job:
     without: tuple[str, ...] = ()
     trained: Path | None = None
     listing: str = ""
+
+    @property
+    def training(self) -> str:
+        """The question that its training answers, which is the same whatever executes the model afterwards."""
+        if not self.measure.trains:
+            return self.key
+        measure, version, fields, inputs = json.loads(self.key)
+        alike = {name: text for name, text in inputs.items() if name != runtimes.INPUT}
+        return question(measure, version, {**fields, **SILENT}, alike)
+
+    @property
+    def shares(self) -> bool:
+        """Whether others of its plan, or of another, take the weights of its training."""
+        varies = not SILENT.keys().isdisjoint(self.vary) or not agrees(self.cell, SILENT)
+        return varies and self.measure.trains and SILENT.keys() <= set(self.measure.fields)
 
     def title(self) -> str:
         """Short text for people, different for every job of a plan."""
@@ -134,6 +153,11 @@ class Finished:
     values: Mapping[str, Value] = field(default_factory=dict)
     samples: Mapping[str, Sequence[float]] = field(default_factory=dict)
     environment: Environment | None = None
+
+    @property
+    def trained(self) -> bool:
+        """Whether the state of its training is of no more use; what a runtime cannot do says nothing of it."""
+        return self.status == "ok" or (self.status in states.ENDED and agrees(self.job.cell, SILENT))
 
 
 Event = Started | Progress | Said | Finished

@@ -84,8 +84,9 @@ def _context(job: Job, settings: Settings, threads: int, connection: Connection)
         turns,
         settings.precision,
         models=settings.models,
-        state=states.path(settings.cache, job.key, here) if here else None,
-        question=f"{job.key}\n{here}",
+        state=states.path(settings.cache, job.training, here) if here else None,
+        shared=states.weights(settings.cache, job.training, here) if here and job.shares else None,
+        question=f"{job.training}\n{here}",
         say=say,
     )
 

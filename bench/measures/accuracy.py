@@ -2,7 +2,8 @@
 
 import copy
 import hashlib
-from dataclasses import asdict
+import math
+from dataclasses import asdict, replace
 
 import numpy as np
 import torch
@@ -11,11 +12,11 @@ from backbones.contract import Unsupported
 from bench import catalogue
 from bench.data.contract import Dataset, Split, Truth
 from bench.errors import UserError
-from bench.model import build, kept, modes
+from bench.model import build, deployment, kept, modes, trained
 from bench.plan import models, weights
 from bench.plan import source as sources
 from bench.plan.case import Case
-from bench.plan.cell import Cell
+from bench.plan.cell import SILENT, Cell, agrees
 from bench.plan.measure import (
     IMAGES,
     IMAGES_LOST,
@@ -25,6 +26,7 @@ from bench.plan.measure import (
     RESUMED,
     TEACHER,
     TRAINED,
+    TRAINING,
     UNREPEATABLE,
     UNSUITED,
     Context,
@@ -32,8 +34,10 @@ from bench.plan.measure import (
     Value,
 )
 from bench.plan.recipe import Recipe, unsuited
+from bench.stats.bootstrap import Replicates, of_one_training
 from bench.stats.overlap import Overlaps
 from bench.stats.precision import Detections
+from bench.stats.resample import resamples
 from bench.store import images as store
 from bench.store import pictures, states
 from bench.store.features import FeatureStore, bound
@@ -52,7 +56,7 @@ from heads.contract import Boxes, Model
 CATALOGUE = {
     "accuracy": {
         "version": 1,
-        "fields": ["@model", "dtype", "attention", "device", "recipe", "seed", "resample"],
+        "fields": ["@model", "@runtime", "dtype", "attention", "device", "recipe", "seed", "resample"],
         "exclusive": False,
         "seconds": 25.0,
         "columns": [
@@ -224,6 +228,30 @@ CATALOGUE = {
                 "task": "detection",
                 "table": False,
             },
+            {
+                "name": "deployment_loss",
+                "unit": "%",
+                "title": "loss",
+                "better": "lower",
+                "digits": 2,
+                "note": "Loss, with its interval (from, to): by how much mIoU, or AP, is below that of the same "
+                "weights in fp32 in torch; what is exported or quantised is evaluated as it is deployed, image by image. The "
+                "interval (95 %) is of the difference on the same images.",
+            },
+            {
+                "name": "deployment_loss_low",
+                "unit": "%",
+                "title": "loss from",
+                "better": "lower",
+                "digits": 2,
+            },
+            {
+                "name": "deployment_loss_high",
+                "unit": "%",
+                "title": "loss to",
+                "better": "lower",
+                "digits": 2,
+            },
             {"name": "train_s", "unit": "s", "title": "training", "better": "lower", "digits": 0, "table": False},
             {"name": "data_wait_pct", "unit": "%", "title": "waited for data", "better": "lower", "table": False},
         ],
@@ -236,7 +264,9 @@ def measure(cell: Cell, context: Context) -> Outcome:
 
     The evaluated artifact is the one that latency and memory time: weights cast to the cell's dtype. Predictions are
     mapped to the size of the ground truth, whatever size went in, so rows of several input sizes share one truth.
-    Training and evaluation are eager: a compiled row shows the accuracy of the same weights, run eagerly.
+    Training and evaluation are eager: a compiled row shows the accuracy of the same weights, run eagerly. In another
+    runtime than torch the exported artifact is evaluated, image by image, with the weights that the same cell in torch,
+    unquantised, is trained to: a training is made once for all of them.
 
     Columns:
         miou: mean over classes of the intersection over union of pixels, pooled over the images.
@@ -276,6 +306,9 @@ def measure(cell: Cell, context: Context) -> Outcome:
         mask_ar_1: average recall of masks with one detection an image.
         mask_ar_10: with ten.
         mask_ar_100: with a hundred.
+        deployment_loss: by how much mIoU, or AP, is below that of the same weights in fp32 in torch; unknown of these.
+        deployment_loss_low: lower end of its 95 % interval, of a paired bootstrap over images.
+        deployment_loss_high: upper end.
         train_s: seconds of the whole training, however often it was cut off.
         data_wait_pct: share of the training, from its second step on, that went by in waiting for a batch.
 
@@ -284,21 +317,41 @@ def measure(cell: Cell, context: Context) -> Outcome:
         checked_step: steps after which the recipe had the model looked at.
         checked_pair_pct: the pair accuracy at each of them, in percent.
     """
-    case = context.case
-    device = build.device_of(cell)
-    modes.set_precision(cell, device)
+    case, device = context.case, build.device_of(cell)
     plan = case.recipe
+    way = deployment.of(cell, context)
+    modes.set_precision(cell, device)
     context.report("reading data", 0, 1)
-    data, val = case.split("train"), case.split("val")
+    val = case.split("val")
     if case.root is not None:
         # A broken file is found now and not after the training.
         for index in range(min(len(val), plan.val_images or len(val))):
             frame(val, plan, cell.size, index)
+    made = trained.once(lambda: _train(context, val), context)
+    values = {**made.found.values, **_model(made.net, context)}
+    if made.digest:
+        values[TRAINING] = made.digest
+    ready = way.ready(made.net, context)
+    found, told = evaluate(ready.net, val, plan, cell, context, batch=ready.batch)
+    values |= figures(found) | told | _kept(found, context)
+    if way.plain:
+        if cell.dtype == "fp32":
+            trained.see(made, found.arrays(), context)
+    else:
+        values |= ready.said | _loss(found, made, val, context)
+    return Outcome(values, made.found.samples)
+
+
+def _train(context: Context, val: Dataset) -> trained.Training:
+    """What the training of a case comes to, whatever executes its model afterwards."""
+    case = context.case
+    cell, plan, device = case.cell, case.recipe, build.device_of(case.cell)
+    data = case.split("train")
     teacher = _teacher(context, data)
     checks = _checks(case, val, workers=workers_for(device, context.threads))
     net = build.of_case(case).to(device)
     source = _features(case, net, data, "train", dtype=modes.DTYPES[cell.dtype])
-    trained = train(
+    done = train(
         net,
         data,
         plan,
@@ -315,25 +368,51 @@ def measure(cell: Cell, context: Context) -> Outcome:
     )
     if source is not None:
         source.close()
-    lasting = _model(net, context)
-    artifact = modes.for_inference(copy.deepcopy(net), cell, device)
-    values = evaluate(artifact, val, plan, cell, context)
-    waited = None if trained.waited is None else 100 * trained.waited
-    values |= {"train_s": trained.seconds, "data_wait_pct": waited, TRAINED: plan.in_words()} | lasting
-    if trained.resumed is not None:
-        values[RESUMED] = trained.resumed
+    waited = None if done.waited is None else 100 * done.waited
+    values: dict[str, Value] = {"train_s": done.seconds, "data_wait_pct": waited, TRAINED: plan.in_words()}
+    if done.resumed is not None:
+        values[RESUMED] = done.resumed
     values |= unrepeatable(device)
     if teacher is not None:
         values[TEACHER] = teacher.digest
     if why := unsuited(plan, cell.weights):
         values[UNSUITED] = why
-    samples = {"loss": trained.losses}
+    samples = {"loss": done.losses}
     if checks is not None:
         if plan.until is not None:
             values |= {"solved_step": checks.solved, LIMIT: plan.steps}
         looks = [(step, found) for step, found in checks.seen if found is not None]
         samples |= {"checked_step": [float(step) for step, _ in looks], "checked_pair_pct": [one for _, one in looks]}
-    return Outcome(values, samples)
+    return trained.Training(net, Outcome(values, samples))
+
+
+def _loss(found: Overlaps | Detections, made: trained.Training, val: Dataset, context: Context) -> dict[str, Value]:
+    """By how much the headline falls short of that of the same weights in float32 in torch, on the same images."""
+    case = context.case
+    column = "miou" if case.task == "segmentation" else "ap"
+    before = trained.seen(made, context)
+    if before is None:
+        cell = replace(trained.plain(case).cell, dtype="fp32")
+        device = build.device_of(cell)
+        modes.set_precision(cell, device)
+        net = modes.for_inference(copy.deepcopy(made.net), cell, device)
+        context.report("evaluation in fp32", 0, 1)
+        wanted, _ = evaluate(net, val, case.recipe, cell, replace(context, pictures=None))
+        trained.see(made, wanted.arrays(), context)
+    else:
+        wanted = type(found).from_arrays(before)
+    lost = of_one_training(_figure(wanted, column), _figure(found, column))
+    names = ("deployment_loss", "deployment_loss_low", "deployment_loss_high")
+    numbers = (lost.value, lost.low, lost.high)
+    return {name: one if math.isfinite(one) else None for name, one in zip(names, numbers, strict=True)}
+
+
+def _figure(found: Overlaps | Detections, column: str) -> Replicates:
+    """A headline on all images, and on samples of them."""
+    whole, drawn = found.figure(column), found.figure(column, resamples(len(found.images)))
+    assert whole is not None, "the headline of its task"
+    assert drawn is not None, "likewise"
+    return Replicates(whole, drawn[None])
 
 
 def unrepeatable(device: torch.device) -> dict[str, Value]:
@@ -344,16 +423,22 @@ def unrepeatable(device: torch.device) -> dict[str, Value]:
     return {UNREPEATABLE: f"on {device.type} {why}: the same seed again gives nearly this, and not to the bit"}
 
 
-def evaluate(net: Model, val: Dataset, plan: Recipe, cell: Cell, context: Context) -> dict[str, Value]:
-    """The metrics of a model on a validation split, in percent, and where what is kept of every image lies."""
+def evaluate(
+    net: Model, val: Dataset, plan: Recipe, cell: Cell, context: Context, *, batch: int | None = None
+) -> tuple[Overlaps | Detections, dict[str, Value]]:
+    """What a model finds in every image of a validation split, and figures that do not follow from that.
+
+    batch: images that the model takes at a time; None: as many as is quick.
+    """
     labels, boxes = LabelMetrics(val.classes, val.background), BoxMetrics(val.classes)
     pair = None if val.pair is None else PairAccuracy(val.pair)
     count = min(len(val), plan.val_images or len(val))
     drawn: list[tuple[np.ndarray, Truth, np.ndarray | Boxes]] = []
     done = 0
     workers = workers_for(build.device_of(cell), context.threads)
-    source = _features(context.case, net, val, "val")
-    seen = predictions(net, val, plan, size=cell.size, count=count, workers=workers, source=source)
+    plain = agrees(cell, SILENT)  # a runtime takes images, and what is quantised makes other features
+    source = _features(context.case, net, val, "val") if plain else None
+    seen = predictions(net, val, plan, size=cell.size, count=count, workers=workers, source=source, batch=batch)
     for images, truths, prediction in seen:
         for row, (image, truth) in enumerate(zip(images, truths, strict=True)):
             found = prediction[row].cpu() if isinstance(prediction, torch.Tensor) else prediction[row]
@@ -379,8 +464,7 @@ def evaluate(net: Model, val: Dataset, plan: Recipe, cell: Cell, context: Contex
             # The folder and not the file: the same sentence of every cell, which a run shows once.
             context.say(f"prediction pictures cannot be written to {path.parent} ({error.strerror or error})")
     found = boxes.result() if val.task == "detection" else labels.result()
-    told: dict[str, Value] = {} if pair is None else {"pair_accuracy": pair.result()}
-    return figures(found) | told | _kept(found, context)
+    return found, {} if pair is None else {"pair_accuracy": pair.result()}
 
 
 def _checks(case: Case, val: Dataset, *, workers: int) -> Checks | None:
@@ -490,7 +574,7 @@ def _model(net: Model, context: Context) -> dict[str, Value]:
     if context.models is None:
         return {}
     try:
-        return {MODEL: kept.keep(net, context.case, context.models)}
+        return {MODEL: kept.keep(net, trained.plain(context.case), context.models)}
     except OSError as error:
         return {MODEL_LOST: f"{context.models} cannot be written to ({error.strerror or error})"}
 

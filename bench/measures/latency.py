@@ -4,8 +4,8 @@ import torch
 
 from bench.model import artifact
 from bench.model.traffic import Traffic
-from bench.plan.cell import Cell
-from bench.plan.measure import Context, Outcome, Value
+from bench.plan.cell import CALIBRATED, Cell
+from bench.plan.measure import CALIBRATION, Context, Outcome, Value
 from bench.timing.clock import clock_of
 from bench.timing.rounds import Rounds
 
@@ -95,4 +95,6 @@ def measure(cell: Cell, context: Context) -> Outcome:
         values |= {"operations": None, "traffic_mib": None}  # how many, the runtime decides
         values |= {"export_s": made.export_s, "artifact_mib": made.mib}
         values |= {"load_s": made.load_s, "first_ms": made.first_ms}
+    if cell.quantise in CALIBRATED:
+        values[CALIBRATION] = artifact.NOISE
     return rounds.outcome(values, rate="images_per_s")

@@ -14,10 +14,11 @@ from backbones.attention import set_attention
 from backbones.contract import Unsupported
 from bench.model import build, modes
 from bench.model.deploy import Deployed, deploy
+from bench.model.quantised import narrow
 from bench.model.quick import quick_weights
 from bench.model.traffic import Traffic
 from bench.plan import runtimes
-from bench.plan.cell import Cell
+from bench.plan.cell import CALIBRATED, Cell
 from bench.plan.measure import Context, Invalid, Outcome
 from bench.timing.clock import Call
 from bench.training.optim import Stepper, in_training_mode
@@ -29,6 +30,9 @@ TOLERANCE = {"fp32": 1e-3, "tf32": 2e-2, "fp16": 2e-2, "bf16": 1e-1}
 Ten times and more what was seen of the pico models at 224 px on a CPU (fp32 in other formats and kernels 3e-7, fp16
 1e-3, bf16 9e-3; TF32 was not at hand), for deeper models drift further, and far below the 1 of an output that has
 nothing to do with the model's."""
+
+NOISE = "noise, for a model that nobody has trained: what it costs counts, and not what it finds"
+"""By which ranges of activations are found where time and memory are measured."""
 
 COMPARED = 2
 """Images that are run in eager float32 for it: float32 for the whole batch could need more memory than the cell."""
@@ -119,7 +123,7 @@ def prepare(context: Context, *, fresh: bool = False) -> Artifact:
     modes.set_precision(cell, device)
     if cell.runtime != runtimes.TORCH:
         return _deployed(context, net, device, wanted)
-    net = modes.for_inference(net, cell, device)
+    net = narrow(modes.for_inference(net, cell, device), cell, device)
     image = modes.noise(cell, device)
     run = modes.in_mode(net, cell, device)
     context.report("first call" if cell.compile == "none" else "compiling", 0, 1)
@@ -167,12 +171,13 @@ def _deployed(context: Context, net: Model, device: torch.device, wanted: list[T
     """The model in another runtime than torch; a batch is float32 as everywhere outside torch."""
     cell = context.case.cell
     image = modes.noise(replace(cell, dtype="fp32"), device)
-    runs = deploy(net, image, cell, report=context.report, say=context.say)
+    noise = {"calibration": [image], "said": NOISE} if cell.quantise in CALIBRATED else {}
+    runs = deploy(net, image, cell, report=context.report, say=context.say, **noise)
     deviation = _deviation(cell, net, runs(image), wanted)
     with torch.inference_mode():
         candidates = _load(net, image)
     if candidates is not None:  # what a detector is loaded with is in its weights, and these are in the files
-        runs = deploy(net, image, cell, report=context.report, say=context.say)
+        runs = deploy(net, image, cell, report=context.report, say=context.say, **noise)
     return Artifact(net, image, runs, device, deviation, None, candidates, deployed=runs)
 
 

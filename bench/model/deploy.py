@@ -28,6 +28,7 @@ from bench.plan.cell import Cell
 from bench.plan.environment import installed
 from bench.runtimes.contract import Options
 from bench.store import artifacts
+from heads.contract import Model
 
 LONGEST = 240
 """Letters of what a runtime says that it cannot; some name every dimension of a graph."""
@@ -88,6 +89,22 @@ class Deployed:
     def __call__(self, image: Tensor) -> Any:
         """What the network gives."""
         return self.flat.whole(self.run(image))
+
+
+class InRuntime(Model):
+    """A model whose forward pass is a runtime's, for batches of the shape that it was exported for.
+
+    What becomes of its output is torch's, as everywhere.
+    """
+
+    def __init__(self, net: Model, runs: Deployed) -> None:
+        super().__init__(net.backbone, net.head, net.size)
+        self.runs = runs
+        self.eval()
+
+    def forward(self, image: Tensor) -> Any:
+        """See `heads.contract.Model.forward`."""
+        return self.runs(image.contiguous())
 
 
 def deploy(
@@ -161,7 +178,7 @@ def _in_its_words(cell: Cell, what: str) -> Iterator[None]:
     except Exception as error:
         if oom.said(error):
             raise
-        versions = runtimes.versions(cell.runtime)
+        versions = runtimes.versions(cell.runtime, cell.quantise)
         raise Unsupported(f"{versions} cannot {what} this network: {gist(error)}") from error
 
 
@@ -180,7 +197,10 @@ def gist(error: BaseException) -> str:
 def _made_by(cell: Cell) -> str:
     """Versions of all that an export depends on, and the CPU's instructions."""
     return ", ".join(
-        [runtimes.said(cell.runtime), f"torch {installed('torch')}, torchvision {installed('torchvision')}"]
+        [
+            runtimes.said(cell.runtime, cell.quantise),
+            f"torch {installed('torch')}, torchvision {installed('torchvision')}",
+        ]
     )
 
 

@@ -19,6 +19,8 @@ QUANTISE: Mapping[str, str] = {
     "int8-weights": "weights alone in int8, a scale a channel",
 }
 """What is done to a trained model's numbers before it runs."""
+CALIBRATED = frozenset({"int8-static"})
+"""Those that take images."""
 
 
 @dataclass(frozen=True, order=True)

@@ -73,6 +73,10 @@ AFTER = "after"
 """Key of a value beside the columns: when a record began that this one follows, by a clock that was set back since."""
 UNREPEATABLE = "unrepeatable"
 """Key of a value beside the columns: why the same training again gives a slightly other model."""
+TRAINING = "training"
+"""Key of a value beside the columns: the digest of the weights that a training made, which several cells share."""
+CALIBRATION = "calibration"
+"""Key of a value beside the columns: by which images the ranges of activations were found."""
 CANNOT, CROSSED = "cannot", "crossed"
 """Keys of an unsupported cell's values: the axes (comma-separated) that do not go with its backbone ("task": that its
 data set has no labels for), and the matrix that crossed them where nobody asked for just that."""
@@ -93,6 +97,8 @@ BESIDE: Mapping[str, str] = {
     NODE: "the node of a cluster on which its group was timed: a digest of its name",
     AFTER: "when an earlier record of the question began, by a clock that was set back since: this one is the later",
     UNREPEATABLE: "why the same training again gives a slightly other model; never of a CPU, where it is the same",
+    TRAINING: "digest of the weights that the training made (as of a kept model); equal in all rows of one training",
+    CALIBRATION: "by which images the ranges of activations were found: how many, of what, drawn by which seed",
     CANNOT: 'axes that do not go with the backbone, separated by commas; "task": the data set has no labels for it',
     CROSSED: "matrix that crossed them, where nobody asked for just that",
     "session": "which group of cells was timed in turns; equal within one",
@@ -243,6 +249,7 @@ class Context:
     models: folder for trained models; None: none is kept.
     state: file for the state of a training, from which the next process goes on; None: none is kept. question: all
         that decides the training, as far as planning knows it.
+    shared: file that says what came of the training, for the cells that share it; None: none does.
     say: takes a sentence for the user.
     turns: waits for this process's next turn; leaving the loop ends the last one.
     precision: when enough has been seen.
@@ -258,6 +265,7 @@ class Context:
     models: Path | None = None
     state: Path | None = None
     question: str = ""
+    shared: Path | None = None
     say: Callable[[str], None] = lambda _: None
 
     @property

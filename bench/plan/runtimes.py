@@ -5,12 +5,15 @@ from functools import cache
 from pathlib import Path
 
 from bench import catalogue
+from bench.catalogue import Entry
 from bench.plan.cell import Cell
 from bench.plan.environment import installed
 
 TORCH = "torch"
 INPUT = "runtime"
 """Input of a record: versions of what its runtime needs, and what of the CPU's instructions such things choose by."""
+EXTRA = "quantise"
+"""Of densebench, which has what quantising takes."""
 FEATURES = (
     *("avx", "avx2", "fma", "f16c", "avx512f", "avx512bw", "avx512_vnni", "avx_vnni", "avx512_bf16", "avx512_fp16"),
     *("amx_tile", "amx_int8", "amx_bf16", "amx_fp16", "asimd", "asimddp", "i8mm", "bf16", "sve", "sve2"),
@@ -20,11 +23,14 @@ FEATURES = (
 def lacking(cell: Cell) -> str:
     """Why a cell cannot be measured with its runtime, as far as that is known without importing it; or ""."""
     entry = catalogue.get("runtimes", cell.runtime)
-    if missing := [name for name in entry.facts["needs"] if not installed(name)]:
-        extra = entry.facts["extra"]
+    narrows = cell.quantise != "none"
+    taken = _taken(entry, cell.quantise) if cell.quantise in entry.facts["quantise"] else entry.facts["needs"]
+    if missing := [name for name in taken if not installed(name)]:
+        extra = ",".join(filter(None, (entry.facts["extra"], EXTRA if narrows else "")))
         remedy = f"pip install 'densebench[{extra}]'" if extra else f"pip install {' '.join(missing)}"
         are = "is" if len(missing) == 1 else "are"
-        return f"runtime {cell.runtime} needs {' and '.join(missing)}, which {are} not installed: {remedy}"
+        what = f"quantise {cell.quantise} of runtime" if narrows else "runtime"
+        return f"{what} {cell.runtime} needs {' and '.join(missing)}, which {are} not installed: {remedy}"
     asked = {"device": cell.device.partition(":")[0], "dtype": cell.dtype, "quantise": cell.quantise}
     for name, value in asked.items():
         had = entry.facts["devices" if name == "device" else "dtypes" if name == "dtype" else name]
@@ -39,21 +45,27 @@ def lacking(cell: Cell) -> str:
     return ""
 
 
+def _taken(entry: Entry, quantise: str) -> list[str]:
+    """Distributions without which a runtime cannot run what is quantised so."""
+    return [*entry.facts["needs"], *(entry.facts["quantisers"] if quantise != "none" else ())]
+
+
 @cache
-def said(name: str) -> str:
-    """What a record says of its runtime; "" of torch, whose version the environment has.
+def said(name: str, quantise: str = "none") -> str:
+    """What a record says of its runtime; "" of torch as it is, whose version the environment has.
 
     So a record of one is measured again with another version, and where it was missing, and no other is.
     """
-    if name == TORCH:
+    if name == TORCH and quantise == "none":
         return ""
-    return ", ".join(filter(None, [versions(name), *features()]))
+    return ", ".join(filter(None, [versions(name, quantise), *features()]))
 
 
-def versions(name: str) -> str:
+def versions(name: str, quantise: str = "none") -> str:
     """What a runtime needs, as it is installed: "onnxruntime 1.32.0, onnxscript 0.5.7"; "" of one that is unknown."""
     entry = catalogue.find("runtimes", name)
-    return "" if entry is None else ", ".join(f"{one} {installed(one) or 'missing'}" for one in entry.facts["needs"])
+    taken = [] if entry is None else _taken(entry, quantise)
+    return ", ".join(f"{one} {installed(one) or 'missing'}" for one in taken if one != TORCH or quantise == "none")
 
 
 @cache

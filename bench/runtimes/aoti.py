@@ -16,6 +16,7 @@ CATALOGUE = {
         "devices": ["cpu", "cuda"],
         "dtypes": ["fp32", "bf16", "fp16"],
         "quantise": ["none"],
+        "quantisers": [],
     }
 }
 FILE = "model.pt2"

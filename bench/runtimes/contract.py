@@ -9,6 +9,7 @@ A runtime is one file beside this one with a *literal* ``CATALOGUE`` of one entr
             "devices": ["cpu", "cuda"],
             "dtypes": ["fp32"],                      # of its arithmetic
             "quantise": ["none", "int8-dynamic"],    # see `bench.plan.cell.QUANTISE`
+            "quantisers": [],                        # distributions that all of these but "none" take, too
         }
     }
 

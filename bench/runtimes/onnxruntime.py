@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from backbones.contract import Unsupported
 from bench.runtimes._onnx import FILE, to_onnx
+from bench.runtimes._onnx_int8 import quantise
 from bench.runtimes.contract import Options
 
 CATALOGUE = {
@@ -18,15 +19,22 @@ CATALOGUE = {
         "extra": "onnxruntime",
         "devices": ["cpu", "cuda"],
         "dtypes": ["fp32"],
-        "quantise": ["none"],
+        "quantise": ["none", "int8-static", "int8-dynamic"],
+        "quantisers": [],
     }
 }
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 
 
-def export(network: nn.Module, image: Tensor, folder: Path, options: Options) -> None:  # noqa: ARG001 - any device
-    """Write ``model.onnx``."""
-    to_onnx(network, image, folder)
+def export(network: nn.Module, image: Tensor, folder: Path, options: Options) -> None:
+    """Write ``model.onnx``.
+
+    Raises:
+        Unsupported: there is nothing in the network that is narrowed.
+    """
+    path = to_onnx(network, image, folder)
+    if options.quantise != "none":
+        quantise(path, options)
 
 
 def load(folder: Path, options: Options) -> Callable[[Tensor], Sequence[Tensor]]:

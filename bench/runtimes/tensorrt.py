@@ -19,6 +19,7 @@ CATALOGUE = {
         "devices": ["cuda"],
         "dtypes": ["fp32", "tf32", "fp16", "bf16"],
         "quantise": ["none"],
+        "quantisers": [],
     }
 }
 FILE = "model.engine"

@@ -1,4 +1,4 @@
-"""torch itself: nothing is exported. Modes of `compile` are its own."""
+"""torch itself: nothing is exported. `bench.model.modes` compiles, `bench.model.quantised` narrows."""
 
 CATALOGUE = {
     "torch": {
@@ -6,6 +6,7 @@ CATALOGUE = {
         "extra": "",
         "devices": ["cpu", "cuda", "xpu", "mps"],
         "dtypes": ["fp32", "tf32", "bf16", "fp16"],
-        "quantise": ["none"],
+        "quantise": ["none", "int8-dynamic", "int8-weights"],
+        "quantisers": ["torchao"],
     }
 }

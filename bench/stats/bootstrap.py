@@ -94,6 +94,16 @@ def difference(first: Replicates, second: Replicates, noise: Noise | None) -> Di
         drawn = first.resampled.mean(0) - second.resampled.mean(0)
         steps = np.random.default_rng(3).standard_t(noise.freedom, len(drawn))
         drawn = drawn + noise.sd * math.sqrt(1 / n + 1 / m) * steps
+    return _of_draws(value, drawn, freedom)
+
+
+def of_one_training(first: Replicates, second: Replicates) -> Difference:
+    """Compare two ways to run the same weights, of one seed: between them nothing but the images is drawn."""
+    value = float(first.whole.mean() - second.whole.mean())
+    return _of_draws(value, first.resampled.mean(0) - second.resampled.mean(0), math.inf)
+
+
+def _of_draws(value: float, drawn: NDArray[np.float64], freedom: float) -> Difference:
     known = drawn[~np.isnan(drawn)]
     if not len(known):
         return Difference(value, -math.inf, math.inf)

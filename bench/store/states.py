@@ -1,7 +1,8 @@
-"""Where a training that is not done yet keeps its state: ``<cache folder>/training/<digest>.state``.
+"""Where a training keeps its state while it is not done, and its weights where several cells share them.
 
-The digest is of the question that the training answers and of the environment, so another recipe, seed, data set or
-version of the code never finds it. What is in the file is the business of `bench.training.state`.
+``<cache folder>/training/<digest>.state`` and ``<cache folder>/trained/<digest>.json``. The digest is of the question
+that the training answers and of the environment, so another recipe, seed, data set or version of the code never finds
+it. What is in the files is the business of `bench.training.state` and `bench.model.trained`.
 """
 
 import hashlib
@@ -12,18 +13,27 @@ from pathlib import Path
 from bench.plan.environment import amount
 
 FOLDER, ENDING = "training", ".state"
+TRAINED, TRAINED_ENDING = "trained", ".json"
 ENDED = frozenset({"ok", "unsupported", "invalid"})
 """After a measurement of such a status its state is of no more use; after another the next run goes on from it."""
 DAYS = 14
-"""After which a state that nobody has gone on from is removed."""
+"""After which a state that nobody has gone on from is removed, and weights that nobody has used."""
 VARIABLE, SECONDS = "DENSEBENCH_STATE_S", 120.0
 """Environment variable for the seconds between two states of a training (0: none is kept), and what it is without."""
 
 
 def path(cache: Path, question: str, environment: str) -> Path:
     """The file of the training that answers a question (a record's key) in an environment (its id)."""
-    digest = hashlib.sha256(f"{question}\n{environment}".encode()).hexdigest()[:20]
-    return cache / FOLDER / f"{digest}{ENDING}"
+    return cache / FOLDER / f"{_digest(question, environment)}{ENDING}"
+
+
+def weights(cache: Path, question: str, environment: str) -> Path:
+    """The file that says what came of the training, for the cells that share it."""
+    return cache / TRAINED / f"{_digest(question, environment)}{TRAINED_ENDING}"
+
+
+def _digest(question: str, environment: str) -> str:
+    return hashlib.sha256(f"{question}\n{environment}".encode()).hexdigest()[:20]
 
 
 def every() -> float:
@@ -42,9 +52,11 @@ def remove(file: Path) -> None:
 
 
 def prune(cache: Path, days: float = DAYS) -> None:
-    """Remove the states, and what was being written of one, that nobody has touched for so many days."""
-    with suppress(OSError):
-        for file in (cache / FOLDER).iterdir():
-            with suppress(OSError):
-                if ENDING in file.suffixes and time.time() - file.stat().st_mtime > 24 * 3600 * days:
-                    remove(file)
+    """Remove states and weights, whole or being written, that nobody has touched for so many days."""
+    for folder in (FOLDER, TRAINED):
+        with suppress(OSError):
+            for file in (cache / folder).iterdir():
+                with suppress(OSError):
+                    ours = folder == TRAINED or ENDING in file.suffixes
+                    if ours and time.time() - file.stat().st_mtime > 24 * 3600 * days:
+                        remove(file)

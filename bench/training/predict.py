@@ -57,6 +57,7 @@ def predictions(
     count: int,
     workers: int = 0,
     source: FeatureSource | None = None,
+    batch: int | None = None,
 ) -> Iterator[tuple[list[NDArray[np.uint8]], list[Truth], Prediction]]:
     """Batches of pictures (h, w, 3), their truths and what is predicted of them at the size of the truth.
 
@@ -68,17 +69,18 @@ def predictions(
         count: of images, from the first on.
         workers: threads that read images ahead of the model.
         source: of the split's features, where the backbone is frozen; None: the model sees every image.
+        batch: images, or windows, that the model takes at a time; None: as many as is quick.
     """
     group: list[Frame] = []
     more = MASK_BATCH if net.task == "detection" else BATCH
     with closing(ahead(lambda index: frame(data, recipe, size, index), count, workers, more=more)) as frames:
         for one in frames:
-            if group and (not _alike(group[0], one) or len(group) == _most(group[0])):
-                yield _answer(net, group, recipe, size, source)
+            if group and (not _alike(group[0], one) or len(group) == (batch or _most(group[0]))):
+                yield _answer(net, group, recipe, size, source, batch)
                 group = []
             group.append(one)
     if group:
-        yield _answer(net, group, recipe, size, source)
+        yield _answer(net, group, recipe, size, source, batch)
 
 
 def frame(data: Dataset, recipe: Recipe, size: Size, index: int) -> Frame:
@@ -116,21 +118,22 @@ def _most(one: Frame) -> int:
 
 @torch.inference_mode()
 def _answer(
-    net: Model, group: Sequence[Frame], recipe: Recipe, size: Size, source: FeatureSource | None
+    net: Model, group: Sequence[Frame], recipe: Recipe, size: Size, source: FeatureSource | None, batch: int | None
 ) -> tuple[list[NDArray[np.uint8]], list[Truth], Prediction]:
     first = group[0]
     if first.image.shape[1:] != size:
         stride = [max(1, round(side * (recipe.windows or 1))) for side in size]
-        scores = torch.cat([_in_windows(net, one, size, stride) for one in group])
+        scores = torch.cat([_in_windows(net, one, size, stride, batch or BATCH) for one in group])
         found: Prediction = labels_of(scores, first.truth.size)
     else:
-        images = _images(net, np.stack([one.image for one in group]), first.picture)
+        images = as_input(net, np.stack([one.image for one in group]), first.picture)
         raw = net(images) if source is None else net.of_features(source.of_split(images, first.index))
         found = _of_the_picture(net, raw, first)
     return [one.shown() for one in group], [one.truth for one in group], found
 
 
-def _images(net: Model, images: UInt8[np.ndarray, "B 3 H W"], picture: Size) -> Float[Tensor, "B 3 H W"]:
+def as_input(net: Model, images: UInt8[np.ndarray, "B 3 H W"], picture: Size) -> Float[Tensor, "B 3 H W"]:
+    """Images as a model takes them, RGB in 0..1, beside the picture (h, w) with its mean colour."""
     mean = net.backbone.mean
     # Channels last, as records have been evaluated from the first: kernels round otherwise in another layout.
     batch = torch.from_numpy(images).to(mean.device).contiguous(memory_format=torch.channels_last)
@@ -169,15 +172,15 @@ def _inside(boxes: Boxes, size: Size, ratio: tuple[float, float]) -> Boxes:
     )
 
 
-def _in_windows(net: Model, one: Frame, size: Size, stride: Sequence[int]) -> Float[Tensor, "1 K H W"]:
+def _in_windows(net: Model, one: Frame, size: Size, stride: Sequence[int], batch: int) -> Float[Tensor, "1 K H W"]:
     """Scores of a picture that is larger than the input, averaged over the windows that show a pixel."""
     height, width = one.image.shape[1:]
     places = list(product(starts(height, size[0], stride[0]), starts(width, size[1], stride[1])))
     total, count = None, torch.zeros(height, width, device=net.backbone.mean.device)
-    for first in range(0, len(places), BATCH):
-        some = places[first : first + BATCH]
+    for first in range(0, len(places), batch):
+        some = places[first : first + batch]
         windows = np.stack([one.image[:, top : top + size[0], left : left + size[1]] for top, left in some])
-        found = net.scores(net(_images(net, windows, size)), size)
+        found = net.scores(net(as_input(net, windows, size)), size)
         if total is None:
             total = found.new_zeros(1, found.shape[1], height, width)
         for (top, left), scores in zip(some, found, strict=True):
