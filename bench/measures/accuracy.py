@@ -235,8 +235,8 @@ CATALOGUE = {
                 "better": "lower",
                 "digits": 2,
                 "note": "Loss, with its interval (from, to): by how much mIoU, or AP, is below that of the same "
-                "weights in fp32 in torch; what is exported or quantised is evaluated as it is deployed, image by image. "
-                "The interval (95 %) is of the difference on the same images.",
+                "weights in fp32 in torch; what is exported or quantised is evaluated as it is deployed, image by "
+                "image. The interval (95 %) is of the difference on the same images.",
             },
             {
                 "name": "deployment_loss_low",
