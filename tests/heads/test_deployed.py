@@ -5,12 +5,13 @@ import io
 import pytest
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._pytree import tree_leaves
 
 import bench
 from backbones.contract import Unsupported
 from bench import catalogue
-from heads import fixed
+from heads import detection, fixed
 from heads.contract import Boxes, Head, Size
 from heads.deployed import Deployed, deploy, prediction
 from heads.faster_rcnn import FasterRCNN
@@ -160,6 +161,15 @@ def test_a_head_without_a_way_to_be_exported_says_so():
 def test_a_size_is_no_leaf():
     assert tree_leaves({"size": Size((3, 4))}) == []
     assert Size((3, 4)) == (3, 4)
+
+
+def test_anchors_of_an_export_are_not_kept(monkeypatch):
+    """They are fake tensors there, which the next call of the model itself could do nothing with."""
+    monkeypatch.setattr(torch.compiler, "is_exporting", lambda: True)
+    monkeypatch.setattr(detection, "_kept_anchors", None)
+    with FakeTensorMode():
+        (made,) = detection.anchors((64, 64), [32], [[(8.0, 8.0)]], torch.device("cuda"))
+    assert made.shape == (4, 4)
 
 
 @pytest.mark.slow
