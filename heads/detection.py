@@ -139,8 +139,8 @@ def anchors(
     """
     grids = tuple((stride, tuple(sides)) for stride, sides in zip(strides, shapes, strict=True))
     # Making them costs a GPU many small kernels, and copies from the host that it waits for; of a CPU, whose memory is
-    # counted, nothing is taken for good.
-    made = _anchors if device.type in ("cpu", "meta") else _kept_anchors
+    # counted, nothing is taken for good. While torch.export looks on they are no tensors that another call could use.
+    made = _anchors if device.type in ("cpu", "meta") or torch.compiler.is_exporting() else _kept_anchors
     return list(made(size, grids, device))
 
 

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 from torchvision.models.detection import FCOS, RetinaNet
 from torchvision.ops import clip_boxes_to_image, nms
 
@@ -62,10 +62,12 @@ def suppress(
     reach = boxes.masked_fill(~there.unsqueeze(1), 0).max() + 1
     apart = boxes + (groups.to(boxes) * reach).unsqueeze(1)
     # What is none lies on one heap where no box is, and the first of it suppresses the others: NMS takes its time by
-    # the boxes that are left.
+    # the boxes that are left. A box on the heap and one beside it are always there, for torchvision tells torch.export
+    # that at least two are left.
     heap = torch.stack([torch.full_like(scores, corner) for corner in (-2.0, -2.0, -1.0, -1.0)], dim=1)
-    kept = nms(torch.where(there.unsqueeze(1), apart, heap), scores, threshold)
-    left = torch.zeros_like(scores).scatter(0, kept, torch.ones_like(scores)[kept]) > 0
+    apart = torch.cat([torch.where(there.unsqueeze(1), apart, heap), heap[:1], heap[:1] * 3])
+    kept = nms(apart, nn.functional.pad(scores, (0, 2), value=NONE), threshold)
+    left = torch.zeros(len(apart), device=scores.device).index_fill(0, kept, 1.0)[: len(scores)] > 0
     found, places = torch.where(left & there, scores, NONE).topk(min(most, len(scores)))
     return places, found
 

@@ -265,7 +265,8 @@ def _cell(one: Line | None) -> str:
         return "fails" if one["status"] == "fails" else "-"
     unlike = f" ({one['unlike']:.2%})" if one["unlike"] else ""
     via = " via ONNX" if one["runtime"] == "openvino" and one["via"] == "ONNX" else ""
-    return f"{one['far']:.0e}{unlike}{via}"
+    far = f"{one['far']:.0e}" if one["far"] else "0"
+    return f"{far}{unlike}{via}"
 
 
 def main() -> None:

@@ -1,0 +1,61 @@
+"""The sweep of exports goes on where it was cut off, and its table is that of its lines."""
+
+import pytest
+import torch
+
+from heads.contract import Boxes
+from tests.benchmarks import exports
+
+
+def test_committed_table_is_that_of_the_committed_lines():
+    lines = exports.read()
+    assert exports.TABLE.read_text(encoding="utf-8") == exports.table(lines)
+    assert all(one["status"] != "fails" for one in lines if one["runtime"] == "torch.export"), "all of it is our code"
+
+
+def test_sweep_goes_on_where_it_was_cut_off(tmp_path):
+    path, asked = tmp_path / "exports.jsonl", []
+
+    def ask(backbone, head):
+        asked.append((backbone, head))
+        return [exports.line(one, backbone, head, "works", far=0.0, unlike=0.0, via="ONNX") for one in exports.RUNTIMES]
+
+    exports.complete([("swin_pico", "linear")], path, ask)
+    lines = exports.complete([("vit_pico", "linear"), ("swin_pico", "linear")], path, ask)
+    assert asked == [("swin_pico", "linear"), ("vit_pico", "linear")]
+    assert [one["backbone"] for one in lines] == ["vit_pico"] * 3 + ["swin_pico"] * 3
+    assert exports.read(path) == lines
+
+
+def test_table_says_what_works_and_why_the_rest_does_not():
+    lines = [
+        exports.line("openvino", "vit_pico", "fcos_pico", "works", far=2e-6, unlike=0.25, via="ONNX"),
+        exports.line("openvino", "swin_pico", "eomt_pico", "no such model", reason="no blocks"),
+        exports.line("openvino", "swin_pico", "fcos_pico", "fails", reason="RuntimeError: boom"),
+    ]
+    text = exports.table(lines)
+    assert "## openvino: 1 of 2" in text
+    assert "| fcos_pico | 2e-06 (25.00%) via ONNX | fails |" in text
+    assert "| eomt_pico |  | - |" in text
+    assert text.endswith("- openvino, `swin_pico` under `fcos_pico`: RuntimeError: boom\n")
+
+
+def test_the_reason_is_the_first_fault():
+    later = RuntimeError("the exporter failed")
+    later.__cause__ = ValueError("\x1b[96mno\x1b[0m way\nmore")
+    assert exports._reason(later) == "ValueError: no way"
+    assert exports._reason(OSError("a\n-- No conversion rule found for operations: x.y\n")) == (
+        "OSError: No conversion rule found for operations: x.y"
+    )
+
+
+def test_boxes_without_a_counterpart_are_counted_on_both_sides():
+    xyxy = torch.tensor([[0.0, 0, 9, 9], [20, 0, 29, 9]])
+    one = Boxes(xyxy, torch.tensor([1, 2]), torch.tensor([0.9, 0.8]))
+    other = Boxes(xyxy[:1] + 0.05, torch.tensor([1]), torch.tensor([0.9]))
+    assert exports._unlike([one], [one]) == 0
+    assert exports._unlike([one], [other]) == pytest.approx(1 / 3)
+    other.labels[0] = 2
+    assert exports._unlike([one], [other]) == 1
+    labels = torch.tensor([[[0, 1], [1, 1]]])
+    assert exports._unlike(labels, labels.clamp(max=0)) == 0.75
