@@ -231,11 +231,11 @@ CATALOGUE = {
             {
                 "name": "deployment_loss",
                 "unit": "%",
-                "title": "loss",
+                "title": "deployment loss",
                 "better": "lower",
                 "digits": 2,
-                "note": "Loss, with its interval (from, to): by how much mIoU, or AP, is below that of the same "
-                "weights in fp32 in torch; what is exported or quantised is evaluated as it is deployed, image by "
+                "note": "Deployment loss, with its interval (from, to): by how much mIoU, or AP, is below that of the "
+                "same weights in fp32 in torch; what is exported or quantised is evaluated as it is deployed, image by "
                 "image. The interval (95 %) is of the difference on the same images.",
             },
             {

@@ -51,7 +51,8 @@ def measure(cell: Cell, context: Context) -> Outcome:
     decoding (``post``) and image to prediction (``end_to_end``). ``± CI`` is half of the 95 % confidence interval of
     the median, from the spread between rounds; the budget ended the rounds where it is above the target. A random
     detector decodes a full load of ``candidates`` boxes. The outputs are first compared with eager float32
-    (``deviation``, relative L2).
+    (``deviation``, relative L2). What is timed was not trained, and int8 is calibrated by noise: what that loses, only
+    `accuracy` says.
 
     Columns:
         latency_ms: median over rounds of a forward pass of the batch.

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from bench.stats.bootstrap import SEEDS, Difference, Replicates, difference
+from bench.stats.bootstrap import SEEDS, Difference, Replicates, difference, of_one_training
 from bench.stats.ranking import Noise
 from bench.stats.resample import resamples, weighted_sums
 
@@ -107,3 +107,17 @@ def test_at_most_one_in_twenty_equal_models_is_called_different(seeds, freedom):
         noise = Noise(spread * math.sqrt(random.chisquare(freedom) / freedom), freedom) if freedom else None
         false += difference(*map(model, runs), noise).different
     assert false <= 24
+
+
+def test_ways_to_run_the_same_weights_differ_by_their_images_alone():
+    generator = np.random.default_rng(0)
+    scores = generator.normal(50, 20, 40)
+    steps = generator.normal(1, 0.1, 40)  # what is lost is nearly the same in easy and in hard images
+    found = of_one_training(model(scores), model(scores - steps))
+    assert found.value == pytest.approx(steps.mean())
+    assert found.different
+    assert found.high - found.low == pytest.approx(2 * 1.96 * steps.std() / math.sqrt(40), rel=0.2)
+    nothing = of_one_training(model(scores), model(scores))
+    assert (nothing.value, nothing.low, nothing.high) == (0, 0, 0)
+    unknown = Replicates(np.array([np.nan]), np.full((1, 400), np.nan))
+    assert of_one_training(unknown, unknown).high == math.inf

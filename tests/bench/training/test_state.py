@@ -225,6 +225,18 @@ def test_old_states_are_removed_and_nothing_else(tmp_path):
     states.prune(tmp_path / "nowhere")
 
 
+def test_old_weights_are_removed(tmp_path):
+    for age, days in (("new", 0), ("old", 15)):
+        path = states.weights(tmp_path, age, "here")
+        path.parent.mkdir(exist_ok=True)
+        for one in (path, path.with_name(f"{age}.safetensors")):
+            one.write_text("x")
+            os.utime(one, (time.time() - days * 86400,) * 2)
+    states.prune(tmp_path)
+    left = {states.weights(tmp_path, "new", "here").name, "new.safetensors"}
+    assert {path.name for path in (tmp_path / states.TRAINED).iterdir()} == left
+
+
 @pytest.mark.parametrize("text", ["-1", "often", "nan"])
 def test_a_wrong_interval_is_refused(monkeypatch, text):
     monkeypatch.setenv(states.VARIABLE, text)
