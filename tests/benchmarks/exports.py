@@ -6,6 +6,7 @@ what did not work. Each pair has a process of its own, which is given up after `
 """
 
 import argparse
+import functools
 import json
 import os
 import re
@@ -22,8 +23,15 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 LINES = ROOT / "results" / "sweep" / "exports.jsonl"
 TABLE = LINES.with_suffix(".md")
 BACKBONES = ("vit_pico", "swin_pico", "hybrid_pico", "deit_pico", "cnn_pico")
-RUNTIMES = ("torch.export", "onnxruntime", "openvino")
-NEEDS = {"torch.export": ("torch",), "onnxruntime": ("onnxruntime", "onnxscript"), "openvino": ("openvino",)}
+RUNTIMES = ("torch.export", "onnxruntime", "openvino", "aoti")
+QUICK = RUNTIMES[:3]
+"""Those that are tried unless others are asked for: AOTInductor compiles for half a minute and more each time."""
+NEEDS = {
+    "torch.export": ("torch",),
+    "onnxruntime": ("onnxruntime", "onnxscript"),
+    "openvino": ("openvino",),
+    "aoti": (),
+}
 SIZE = (64, 64)
 CLASSES = 5
 CANDIDATES = 100
@@ -44,14 +52,12 @@ def heads() -> list[str]:
     return [name for name in names if name.endswith("_pico") or f"{name}_pico" not in names]
 
 
-def attempt(backbone: str, head: str) -> Iterable[Line]:
+def attempt(backbone: str, head: str, runtimes: Sequence[str]) -> Iterable[Line]:
     """Lines of one pair as they come, one a runtime."""
     import torch
 
     import bench
     from backbones.contract import Unsupported
-    from bench.model.deploy import Flat
-    from heads.deployed import deploy, prediction
 
     warnings.simplefilter("ignore")  # of the exporters' own parts
     torch.set_num_threads(1)
@@ -59,55 +65,64 @@ def attempt(backbone: str, head: str) -> Iterable[Line]:
     try:
         model = bench.build(backbone, head, size=SIZE, classes=CLASSES).eval()
     except Unsupported as error:
-        for runtime in RUNTIMES:
+        for runtime in runtimes:
             yield line(runtime, backbone, head, "no such model", reason=str(error))
         return
     image = torch.rand(1, 3, *SIZE)
-    with torch.no_grad():
+    with torch.no_grad(), tempfile.TemporaryDirectory() as folder:
         if head in detectors():
             model.head.full_load(model.features(image), SIZE, CANDIDATES)
-        flat = Flat(model, image)
-        raw = model(image)
-        wanted = model.head.smooth(raw), model.decode(raw, SIZE)
+        ways = _ways(model, image, Path(folder))
+        for runtime in runtimes:
+            try:
+                numbers = ways[runtime]()
+            except Exception as error:  # noqa: BLE001 - whatever goes wrong is a line of the table
+                yield line(runtime, backbone, head, "fails", reason=_reason(error))
+            else:
+                yield line(runtime, backbone, head, "works", **numbers)
 
-        class Both(torch.nn.Module):
-            """Raw output and prediction of one pass."""
 
-            def __init__(self) -> None:
-                super().__init__()
-                self.flat = flat
+def _ways(model: Any, image: Any, folder: Path) -> dict[str, Callable[[], dict[str, Any]]]:
+    """What each runtime is asked, and how far its answer is from eager torch; two of them read the file of another."""
+    import torch
 
-            def forward(self, image):
-                tensors = self.flat(image)
-                return tensors, deploy(model, self.flat.whole(tensors), SIZE)
+    from bench.model.deploy import Flat
+    from heads.deployed import deploy, prediction
 
-        both = Both().eval()
-        count = len(flat(image))
-        program: Any = None
+    flat = Flat(model, image)
+    raw = model(image)
+    smooth, wanted = model.head.smooth(raw), model.decode(raw, SIZE)
+    count = len(flat(image))
 
-        def in_torch() -> tuple[Sequence[Any], str]:
-            nonlocal program
-            program = torch.export.export(both, (image,), strict=False)
-            tensors, found = program.module()(image)
-            return [*tensors, *found], ""
+    class Both(torch.nn.Module):
+        """Raw output and prediction of one pass."""
 
-        with tempfile.TemporaryDirectory() as folder:
-            file = Path(folder) / "model.onnx"
-            ways: dict[str, Callable[[], tuple[Sequence[Any], str]]] = {
-                "torch.export": in_torch,
-                "onnxruntime": lambda: _onnxruntime(both, image, file),
-                "openvino": lambda: _openvino(program, image, file),
-            }
-            for runtime, way in ways.items():
-                try:
-                    found, via = way()
-                    tensors = [torch.as_tensor(one) for one in found]
-                    smooth = model.head.smooth(flat.whole(tensors[:count]))
-                    numbers = _far(wanted[0], smooth), _unlike(wanted[1], prediction(tuple(tensors[count:])))
-                except Exception as error:  # noqa: BLE001 - whatever goes wrong is a line of the table
-                    yield line(runtime, backbone, head, "fails", reason=_reason(error))
-                else:
-                    yield line(runtime, backbone, head, "works", far=numbers[0], unlike=numbers[1], via=via)
+        def __init__(self) -> None:
+            super().__init__()
+            self.flat = flat
+
+        def forward(self, image):
+            tensors = self.flat(image)
+            return *tensors, *deploy(model, self.flat.whole(tensors), SIZE)
+
+    both, file = Both().eval(), folder / "model.onnx"
+
+    @functools.cache
+    def program() -> Any:
+        return torch.export.export(both, (image,), strict=False)
+
+    def compared(run: Callable[[], tuple[Sequence[Any], str]]) -> dict[str, Any]:
+        found, via = run()
+        tensors = [torch.as_tensor(one) for one in found]
+        far = _far(smooth, model.head.smooth(flat.whole(tensors[:count])))
+        return {"far": far, "unlike": _unlike(wanted, prediction(tuple(tensors[count:]))), "via": via}
+
+    return {
+        "torch.export": lambda: compared(lambda: (program().module()(image), "")),
+        "onnxruntime": lambda: compared(lambda: _onnxruntime(both, image, file)),
+        "openvino": lambda: compared(lambda: _openvino(program(), image, file)),
+        "aoti": lambda: compared(lambda: _aoti(program(), image, folder / "model.pt2")),
+    }
 
 
 def detectors() -> set[str]:
@@ -132,11 +147,18 @@ def _openvino(program: Any, image: Any, file: Path) -> tuple[Sequence[Any], str]
     try:
         model, via = openvino.convert_model(program), "torch.export"
     except Exception:
-        if not file.exists():
+        if not file.exists():  # written for ONNX Runtime, where that was asked for and possible
             raise
         model, via = openvino.convert_model(str(file)), "ONNX"
     compiled = openvino.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     return [one.copy() for one in compiled([image.numpy()]).values()], via
+
+
+def _aoti(program: Any, image: Any, file: Path) -> tuple[Sequence[Any], str]:
+    from torch._inductor import aoti_compile_and_package, aoti_load_package
+
+    run = aoti_load_package(aoti_compile_and_package(program, package_path=str(file)))
+    return run(image), "torch.export"
 
 
 def _far(wanted: Sequence[Any], found: Sequence[Any]) -> float:
@@ -179,16 +201,16 @@ def line(runtime: str, backbone: str, head: str, status: str, **numbers: Any) ->
     return {"runtime": runtime, "backbone": backbone, "head": head, "status": status, **numbers, "versions": versions}
 
 
-def examine(backbone: str, head: str) -> list[Line]:
+def examine(backbone: str, head: str, runtimes: Sequence[str]) -> list[Line]:
     """Lines of one pair, made in a process of its own; what is missing when it ends says how it ended."""
-    command = [sys.executable, "-m", "tests.benchmarks.exports", "--pair", backbone, head]
+    command = [sys.executable, "-m", "tests.benchmarks.exports", "--pair", backbone, head, "--runtimes", *runtimes]
     try:
         done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, timeout=TIMEOUT, check=False, text=True)
         text, end = done.stdout, f"process ended, {done.returncode}"
     except subprocess.TimeoutExpired as error:
         text, end = (error.stdout or b"").decode(), f"longer than {TIMEOUT} s"
     lines = [json.loads(one) for one in text.splitlines() if one.startswith("{")]
-    missing = RUNTIMES[len(lines) :]
+    missing = runtimes[len(lines) :]
     return lines + [line(runtime, backbone, head, "fails", reason=end) for runtime in missing]
 
 
@@ -210,16 +232,18 @@ def write(lines: Iterable[Line], path: Path = LINES) -> None:
 def complete(
     pairs: Iterable[tuple[str, str]],
     path: Path = LINES,
-    ask: Callable[[str, str], list[Line]] = examine,
+    ask: Callable[[str, str, Sequence[str]], list[Line]] = examine,
+    runtimes: Sequence[str] = QUICK,
 ) -> list[Line]:
-    """Examine the pairs that have no line yet, flushed one by one; then sort the file."""
-    done = {(one["backbone"], one["head"]) for one in read(path)}
+    """Examine what has no line yet, flushed pair by pair; then sort the file."""
+    done = {(one["backbone"], one["head"], one["runtime"]) for one in read(path)}
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a", encoding="utf-8") as file:
         for backbone, head in pairs:
-            if (backbone, head) in done:
+            left = [runtime for runtime in runtimes if (backbone, head, runtime) not in done]
+            if not left:
                 continue
-            file.write("".join(json.dumps(one) + "\n" for one in ask(backbone, head)))
+            file.write("".join(json.dumps(one) + "\n" for one in ask(backbone, head, left)))
             file.flush()
             os.fsync(file.fileno())
     lines = read(path)
@@ -244,7 +268,7 @@ def table(lines: Sequence[Line]) -> str:
         "`via ONNX`: OpenVINO has no rule for an operation of torch.export's program and took the ONNX file. `-`: there",
         "is no such model, since the head works inside the blocks of a plain transformer.",
     ]
-    for runtime in RUNTIMES:
+    for runtime in [name for name in RUNTIMES if any(one["runtime"] == name for one in lines)]:
         mine = [one for one in lines if one["runtime"] == runtime and one["status"] != "no such model"]
         works = sum(one["status"] == "works" for one in mine)
         text += ["", f"## {runtime}: {works} of {len(mine)}", ""]
@@ -276,16 +300,18 @@ def main() -> None:
     parser.add_argument("--again", action="store_true", help="try once more what did not work")
     parser.add_argument("--only", nargs="*", help="of these backbones alone")
     parser.add_argument("--pair", nargs=2, help="print the lines of one backbone and head")
+    parser.add_argument("--runtimes", nargs="*", default=QUICK, choices=RUNTIMES)
     chosen = parser.parse_args()
     if chosen.pair:
-        for one in attempt(*chosen.pair):
+        for one in attempt(*chosen.pair, chosen.runtimes):
             print(json.dumps(one), flush=True)  # noqa: T201 - that is what is asked for
         return
     if not chosen.table:
         if chosen.again:
             bad = {(one["backbone"], one["head"]) for one in read() if one["status"] == "fails"}
             write(one for one in read() if (one["backbone"], one["head"]) not in bad)
-        complete((backbone, head) for backbone in chosen.only or BACKBONES for head in heads())
+        pairs = ((backbone, head) for backbone in chosen.only or BACKBONES for head in heads())
+        complete(pairs, runtimes=chosen.runtimes)
     TABLE.write_text(table(read()), encoding="utf-8")
 
 

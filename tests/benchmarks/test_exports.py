@@ -16,15 +16,19 @@ def test_committed_table_is_that_of_the_committed_lines():
 def test_sweep_goes_on_where_it_was_cut_off(tmp_path):
     path, asked = tmp_path / "exports.jsonl", []
 
-    def ask(backbone, head):
+    def ask(backbone, head, runtimes):
         asked.append((backbone, head))
-        return [exports.line(one, backbone, head, "works", far=0.0, unlike=0.0, via="ONNX") for one in exports.RUNTIMES]
+        return [exports.line(one, backbone, head, "works", far=0.0, unlike=0.0, via="ONNX") for one in runtimes]
 
     exports.complete([("swin_pico", "linear")], path, ask)
     lines = exports.complete([("vit_pico", "linear"), ("swin_pico", "linear")], path, ask)
     assert asked == [("swin_pico", "linear"), ("vit_pico", "linear")]
     assert [one["backbone"] for one in lines] == ["vit_pico"] * 3 + ["swin_pico"] * 3
     assert exports.read(path) == lines
+    asked.clear()
+    lines = exports.complete([("swin_pico", "linear")], path, ask, ["torch.export", "aoti"])
+    assert asked == [("swin_pico", "linear")]
+    assert [one["runtime"] for one in lines[3:]] == list(exports.RUNTIMES), "of which it had all but the last"
 
 
 def test_table_says_what_works_and_why_the_rest_does_not():
