@@ -1,6 +1,8 @@
 """OpenVINO on a CPU: converted from torch.export's program, one stream, hinted for latency, in the cell's dtype."""
 
 import os
+import tempfile
+import warnings
 from collections.abc import Callable, Sequence
 from importlib import import_module
 from pathlib import Path
@@ -9,7 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from bench.plan.environment import installed
 from bench.runtimes._nncf import quantise
+from bench.runtimes._onnx import to_onnx
 from bench.runtimes.contract import Options
 
 CATALOGUE = {
@@ -34,12 +38,26 @@ def export(network: nn.Module, image: Tensor, folder: Path, options: Options) ->
     """
     os.environ.setdefault("CI", "true")  # converting tells Intel of it otherwise
     openvino: Any = import_module("openvino")
-    with torch.inference_mode(False), torch.no_grad():
+    with torch.inference_mode(False), torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of torchvision's own operations
         program = torch.export.export(network, (image.clone(),))
-        model = openvino.convert_model(program)
+        model = _converted(openvino, program, network, image)
         if options.quantise != "none":
             model = quantise(model, options)
     openvino.save_model(model, folder / FILE, compress_to_fp16=False)
+
+
+def _converted(openvino: Any, program: Any, network: nn.Module, image: Tensor) -> Any:
+    """The program as OpenVINO has it, of this very shape; by way of ONNX where it lacks a rule for an operation."""
+    try:
+        model = openvino.convert_model(program)
+    except Exception:  # it has errors of its own for every part
+        if not installed("onnxscript"):
+            raise
+        with tempfile.TemporaryDirectory(prefix="densebench-") as folder:
+            model = openvino.convert_model(to_onnx(network, image, Path(folder)))
+    model.reshape({one: list(image.shape) for one in model.inputs})
+    return model
 
 
 def load(folder: Path, options: Options) -> Callable[[Tensor], Sequence[Tensor]]:
