@@ -230,6 +230,7 @@ CATALOGUE = {
             },
             {
                 "name": "deployment_loss",
+                "signed": True,
                 "unit": "%",
                 "title": "deployment loss",
                 "better": "lower",
@@ -240,6 +241,7 @@ CATALOGUE = {
             },
             {
                 "name": "deployment_loss_low",
+                "signed": True,
                 "unit": "%",
                 "title": "loss from",
                 "better": "lower",
@@ -247,6 +249,7 @@ CATALOGUE = {
             },
             {
                 "name": "deployment_loss_high",
+                "signed": True,
                 "unit": "%",
                 "title": "loss to",
                 "better": "lower",
@@ -404,7 +407,8 @@ def _loss(found: Overlaps | Detections, made: trained.Training, val: Dataset, co
     lost = of_one_training(_figure(wanted, column), _figure(found, column))
     names = ("deployment_loss", "deployment_loss_low", "deployment_loss_high")
     numbers = (lost.value, lost.low, lost.high)
-    return {name: one if math.isfinite(one) else None for name, one in zip(names, numbers, strict=True)}
+    # A pixel of a thousand images weighs more than the sixth decimal, which is how sums are rounded.
+    return {name: round(one, 6) if math.isfinite(one) else None for name, one in zip(names, numbers, strict=True)}
 
 
 def _figure(found: Overlaps | Detections, column: str) -> Replicates:

@@ -135,7 +135,7 @@ class Column:
 
     better: which way is better; None: neither. task: of the heads that it applies to; None: all. digits: decimals in
     tables. table: shown in tables (a dict of one number a class is not). headline: the one that ranks a task's rows.
-    note: what there is to know of it, and of the columns like it, for the notes below tables.
+    note: what there is to know of it, and of the columns like it, for the notes below tables. signed: may be negative.
     """
 
     name: str
@@ -147,6 +147,7 @@ class Column:
     table: bool = True
     headline: bool = False
     note: str = ""
+    signed: bool = False
 
 
 @dataclass(frozen=True)

@@ -288,6 +288,7 @@ def _fields(record: Record, measure: Measure | None) -> None:
 
 def _values(record: Record, measure: Measure | None) -> None:
     columns = {column.name for column in measure.columns} if measure else set()
+    unsigned = {column.name for column in measure.columns if not column.signed} if measure else set()
     for name, value in record.values.items():
         _text(name, "the name of a value")
         if isinstance(value, dict):
@@ -295,9 +296,9 @@ def _values(record: Record, measure: Measure | None) -> None:
                 raise Refused(f"a value has more than {CLASSES} classes", _named(name, ""))
             for key, number in value.items():
                 _text(key, "the name of a class")
-                _number(number, name, least=0 if name in columns else None)
+                _number(number, name, least=0 if name in unsigned else None)
         elif not isinstance(value, str):
-            _number(value, name, least=0 if name in columns else None)
+            _number(value, name, least=0 if name in unsigned else None)
         elif name in columns:
             raise Refused("a column is no number", _named(name, value))
         else:
