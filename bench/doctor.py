@@ -118,6 +118,7 @@ def examine(results: Path, *, check: bool = True) -> Iterator[tuple[str, Iterato
             "compiler": partial(compiler, side),
             "counters": partial(counters, side),
             "extras": extras,
+            "runtimes": runtimes,
             "folders": partial(folders, results),
             "variables": variables,
             "who else is busy": neighbours,
@@ -275,6 +276,19 @@ def extras() -> Iterator[Finding]:
                 f"if you want it: `pip install 'densebench[{extra}]'`" if missing else "",
                 {"extra": extra, "packages": [one.name for one in wanted], "missing": missing},
             )
+
+
+def runtimes() -> Iterator[Finding]:
+    """What models can be exported to, and what of it is installed."""
+    from bench import catalogue
+    from bench.plan import runtimes as known
+
+    for name, entry in catalogue.entries("runtimes").items():
+        lost = known.missing(name)
+        facts = {"runtime": name, "missing": lost, "devices": entry.facts["devices"]}
+        text = f"{name}: {', '.join(lost)} not installed" if lost else f"{name}: {known.versions(name)}"
+        do = f"if you want it: `{known.remedy(name)}`" if lost else ""
+        yield Finding("note" if lost else "ok", f"{text} ({', '.join(entry.facts['devices'])})", do, facts)
 
 
 def _requirements(package: str) -> dict[str, list["Requirement"]]:

@@ -7,11 +7,13 @@ import typer
 
 from bench.cli.shared import Json, folded
 
-_KINDS = {"backbones": "backbones", "heads": "heads", "datasets": "data", "measures": "measures"}
+_KINDS = {one: one for one in ("backbones", "heads", "measures", "runtimes")} | {"datasets": "data"}
+_SHOWN = ("name", "task", "tasks", "patch", "version", "here", "dtypes", "quantise", "doc")
+"""Columns of a table, where rows have them."""
 
 
 def list_(
-    kind: Annotated[str, typer.Argument(help="backbones, heads, datasets, measures, matrices or recipes")],
+    kind: Annotated[str, typer.Argument(help="backbones, heads, datasets, measures, runtimes, matrices or recipes")],
     pattern: Annotated[str, typer.Argument(help="only names like this, e.g. 'timm:*dinov2*'")] = "*",
     as_json: Json = False,
 ) -> None:
@@ -38,13 +40,17 @@ def list_(
             if pattern.startswith(space):  # hundreds of names: for whom they are named, not for everybody
                 entries |= found
         rows = [{"name": entry.name, **entry.facts, "doc": entry.doc} for entry in entries.values()]
+        if kind == "runtimes":
+            from bench.plan import runtimes
+
+            rows = [{**row, "here": runtimes.here(row["name"])} for row in rows]
     else:
         raise unknown("kind", kind, [*_KINDS, "matrices", "recipes"])
     rows = [row for row in rows if fnmatch(row["name"], pattern)]
     if as_json:
         print(json.dumps(rows, indent=1))
         return
-    shown = [key for key in ("name", "task", "tasks", "patch", "version", "doc") if any(key in row for row in rows)]
+    shown = [key for key in _SHOWN if any(key in row for row in rows)]
     cells = [[_cell(row.get(key, "")) for key in shown] for row in rows]
     head, *lines = folded(shown, cells) if rows else [""]
     typer.echo("\n".join([typer.style(head, bold=True), *lines]))

@@ -8,6 +8,7 @@ import torch
 
 from bench.model import artifact, modes
 from bench.model.artifact import Artifact
+from bench.model.grown import grown
 from bench.model.storage import MIB, allocated_peak, device_process_bytes, live_peak, resident_peak
 from bench.plan.cell import Cell
 from bench.plan.measure import Context, Outcome, Value
@@ -24,6 +25,7 @@ CATALOGUE = {
             {"name": "process_mib", "unit": "MiB", "title": "process", "better": "lower", "digits": 0},
             {"name": "reserved_mib", "unit": "MiB", "title": "reserved", "better": "lower", "digits": 0},
             {"name": "weights_mib", "unit": "MiB", "title": "weights", "better": "lower", "digits": 1},
+            {"name": "runtime_mib", "unit": "MiB", "title": "in its runtime", "better": "lower", "digits": 1},
         ],
     }
 }
@@ -43,19 +45,30 @@ def measure(cell: Cell, context: Context) -> Outcome:
     says the whole process has after the passes, context and kernels included (unknown where it does not tell).
     ``reserved``: the allocator's whole pool at the peak of the forward pass, weights included.
 
+    Other runtimes than torch have tensors of their own, which nobody sees: of them ``runtime_mib`` alone is known, by
+    how much a fresh process grows that loads the exported files and runs them (high-water mark of physical memory on a
+    CPU, free memory of the device on a GPU). Weights, input and outputs are in it, so it is no ``peak_mib``.
+
     Columns:
         peak_mib: at the peak of a forward pass, above weights and input.
         end_to_end_peak_mib: of image to prediction.
         process_mib: of the whole process, see above.
         reserved_mib: the allocator's pool; unknown on a CPU.
         weights_mib: parameters and buffers.
+        runtime_mib: what a fresh process takes for the exported model, its library apart; unknown of torch.
     """
     ready = artifact.prepare(context)
     context.report("peak memory", 0, 1)
+    if ready.deployed is not None:
+        unseen = ("peak_mib", "end_to_end_peak_mib", "process_mib", "reserved_mib", "weights_mib")
+        found = grown(ready.deployed, cell, tuple(ready.image.shape), PASSES)
+        return Outcome({**dict.fromkeys(unseen), "runtime_mib": _mib(found)})
     weights = sum(t.numel() * t.element_size() for t in chain(ready.net.parameters(), ready.net.buffers()))
     with torch.inference_mode():
         found = _on_cpu(ready, cell) if ready.device.type == "cpu" else _on_device(ready, cell)
-    return Outcome({**{name: _mib(size) for name, size in found.items()}, "weights_mib": weights / MIB})
+    return Outcome(
+        {**{name: _mib(size) for name, size in found.items()}, "weights_mib": weights / MIB, "runtime_mib": None}
+    )
 
 
 def _on_cpu(ready: Artifact, cell: Cell) -> dict[str, int | None]:

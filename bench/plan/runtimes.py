@@ -23,14 +23,12 @@ FEATURES = (
 def lacking(cell: Cell) -> str:
     """Why a cell cannot be measured with its runtime, as far as that is known without importing it; or ""."""
     entry = catalogue.get("runtimes", cell.runtime)
-    narrows = cell.quantise != "none"
-    taken = _taken(entry, cell.quantise) if cell.quantise in entry.facts["quantise"] else entry.facts["needs"]
-    if missing := [name for name in taken if not installed(name)]:
-        extra = ",".join(filter(None, (entry.facts["extra"], EXTRA if narrows else "")))
-        remedy = f"pip install 'densebench[{extra}]'" if extra else f"pip install {' '.join(missing)}"
-        are = "is" if len(missing) == 1 else "are"
-        what = f"quantise {cell.quantise} of runtime" if narrows else "runtime"
-        return f"{what} {cell.runtime} needs {' and '.join(missing)}, which {are} not installed: {remedy}"
+    taken = cell.quantise if cell.quantise in entry.facts["quantise"] else "none"
+    if lost := missing(cell.runtime, taken):
+        are = "is" if len(lost) == 1 else "are"
+        what = "runtime" if cell.quantise == "none" else f"quantise {cell.quantise} of runtime"
+        how = remedy(cell.runtime, cell.quantise)
+        return f"{what} {cell.runtime} needs {' and '.join(lost)}, which {are} not installed: {how}"
     asked = {"device": cell.device.partition(":")[0], "dtype": cell.dtype, "quantise": cell.quantise}
     for name, value in asked.items():
         had = entry.facts["devices" if name == "device" else "dtypes" if name == "dtype" else name]
@@ -48,6 +46,23 @@ def lacking(cell: Cell) -> str:
 def _taken(entry: Entry, quantise: str) -> list[str]:
     """Distributions without which a runtime cannot run what is quantised so."""
     return [*entry.facts["needs"], *(entry.facts["quantisers"] if quantise != "none" else ())]
+
+
+def missing(name: str, quantise: str = "none") -> list[str]:
+    """Distributions that a runtime needs and that are not installed."""
+    return [one for one in _taken(catalogue.get("runtimes", name), quantise) if not installed(one)]
+
+
+def remedy(name: str, quantise: str = "none") -> str:
+    """The command that installs what a runtime needs."""
+    extras = [catalogue.get("runtimes", name).facts["extra"], "" if quantise == "none" else EXTRA]
+    extra = ",".join(filter(None, extras))
+    return f"pip install 'densebench[{extra}]'" if extra else f"pip install {' '.join(missing(name, quantise))}"
+
+
+def here(name: str) -> str:
+    """The versions that a runtime has, or the command that installs what it needs."""
+    return f"no: {remedy(name)}" if missing(name) else versions(name)
 
 
 @cache

@@ -113,11 +113,11 @@ def test_a_topic_that_fails_does_not_stop_the_others(monkeypatch, tmp_path):
     def fail(*_):
         raise OSError("gone")
 
-    names = ("software", "machine", "devices", "formats", "attention", "compiler", "counters", "extras")
+    names = ("software", "machine", "devices", "formats", "attention", "compiler", "counters", "extras", "runtimes")
     for name in (*names, "variables", "neighbours", "self_check"):
         monkeypatch.setattr(doctor, name, fail)
     found = {topic: list(findings) for topic, findings in examine(tmp_path)}
-    assert len(found) == 12
+    assert len(found) == 13
     assert found.pop("folders")[0].sign == "ok"
     assert {finding.text for (finding,) in found.values()} == {"this cannot be looked at: OSError: gone"}
     assert not any("self-check" in topic for topic, _ in examine(tmp_path, check=False))

@@ -42,7 +42,7 @@ def densebench(tmp_path):
     return call
 
 
-@pytest.mark.parametrize("kind", ["backbones", "heads", "datasets", "measures", "matrices", "recipes"])
+@pytest.mark.parametrize("kind", ["backbones", "heads", "datasets", "measures", "runtimes", "matrices", "recipes"])
 def test_list_names_what_there_is(densebench, kind):
     rows = json.loads(densebench("list", kind, "--json"))
     assert all(row["name"] and row["doc"] for row in rows)
@@ -123,6 +123,7 @@ MISTAKES = [
     (("run", "--dataset", "camvid", "--data-root", "nowhere"), "nowhere is no folder"),
     (("run", "--json"), "--json goes with --dry-run"),
     (("run", "--launcher", "locl", "--backbone", "vit_pico"), "unknown launcher 'locl': did you mean local"),
+    (("run", "--runtime", "onnx"), "--runtime: unknown runtime 'onnx': did you mean onnxruntime"),
     (("run", "--device", "gpu"), "--device: unknown device 'gpu'"),
     (("run", "--backbone", ","), "--backbone was given without a value"),
     (("run", "--data-root", "."), "name it with --dataset; `densebench data FOLDER` says which layout"),
