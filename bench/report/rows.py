@@ -23,7 +23,7 @@ from typing import Any
 from bench import catalogue
 from bench.errors import UserError, printable
 from bench.plan import recipe as recipes
-from bench.plan import source
+from bench.plan import runtimes, source
 from bench.plan.cell import FIELDS
 from bench.plan.environment import Environment
 from bench.plan.measure import Column, Measure, measures
@@ -521,7 +521,8 @@ def _files(record: Record) -> Iterator[tuple[tuple[Any, ...], str]]:
     for name, text in record.inputs.items():
         # What revision a record is of is part of its names by now.
         if name not in ("dataset", "levels", listings.INPUT, *source.NAMES) and not name.endswith(" revision"):
-            yield (name, record.fields.get(name), _task(record.fields)), text
+            of = record.fields.get(name), record.fields.get("quantise") if name == runtimes.INPUT else None
+            yield (name, *of, _task(record.fields)), text
     for name in source.KINDS:
         if name in record.fields:
             yield (f"{name} source", record.fields[name]), record.inputs.get(f"{name} source", "")
@@ -591,7 +592,8 @@ def _edited(records: Sequence[Record]) -> list[bool]:
 def _naming(record: Record) -> tuple[Any, ...]:
     """All of a record that `_files` looks at; records of one measure have the same fields."""
     field, inputs = record.fields.get, record.inputs
-    return record.measure, field("backbone"), field("head"), field("dataset"), *inputs.items(), *map(field, inputs)
+    named = record.measure, field("backbone"), field("head"), field("dataset"), field("quantise")
+    return *named, *inputs.items(), *map(field, inputs)
 
 
 def _states(files: Iterable[tuple[tuple[Any, ...], str]]) -> dict[tuple[Any, ...], str]:
@@ -609,9 +611,9 @@ def _states(files: Iterable[tuple[tuple[Any, ...], str]]) -> dict[tuple[Any, ...
 def _now(file: tuple[Any, ...]) -> str | None:
     """The digest that what `_files` names has today; None where that is not known."""
     kind, name, *more = file
-    if kind == "recipe" and name in recipes.names() and more[0] is not None:
+    if kind == "recipe" and name in recipes.names() and more[-1] is not None:
         try:
-            return recipes.digest(name, more[0])
+            return recipes.digest(name, more[-1])
         except UserError:  # it states nothing for the task any more
             return None
     known = source.KINDS.get(kind.removesuffix(" source"))

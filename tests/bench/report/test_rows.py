@@ -8,6 +8,7 @@ import pytest
 
 from bench.errors import UserError, forget_remarks
 from bench.plan.measure import Column
+from bench.report import rows
 from bench.report.evidence import chance
 from bench.report.rows import Reading, Row, columns, folders, noise, rank, read
 from bench.stats.family import ALPHA, claimed
@@ -297,3 +298,16 @@ def test_what_is_said_of_a_data_set_replaces_what_was_said_before(tmp_path: Path
     }
     mended = _read(tmp_path, *records, make("accuracy", seed=0, miou=42.0))
     assert {row.fields["head"]: row for row in _rows(mended)}["linear"].values["miou"] == Stat(42.0, None, 1)
+
+
+def test_what_quantises_is_no_other_version_of_the_runtime() -> None:
+    """Both stand in the table; of two versions of one of them the later counts."""
+
+    def timed(quantise: str, versions: str) -> Record:
+        cell = {"runtime": "openvino", "quantise": quantise}
+        made = make("latency", latency_ms=1.0, inputs={"runtime": versions})
+        return replace(made, fields={**made.fields, **cell})
+
+    plain, narrow = timed("none", "openvino 1"), timed("int8-static", "openvino 1, nncf 3")
+    assert rows._edited([plain, narrow]) == [False, False]
+    assert rows._edited([plain, narrow, timed("none", "openvino 2")]) == [True, False, False]
