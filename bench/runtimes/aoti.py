@@ -20,6 +20,14 @@ CATALOGUE = {
     }
 }
 FILE = "model.pt2"
+RUN = """
+import torch
+from torch._inductor import aoti_load_package
+
+model = aoti_load_package(str(here / "model.pt2"))
+with torch.inference_mode():
+    outputs = [one.cpu().numpy() for one in model(torch.from_numpy(image).to(contract["model"]["device"]))]
+"""
 
 
 def export(network: nn.Module, image: Tensor, folder: Path, options: Options) -> None:  # noqa: ARG001 - the network's

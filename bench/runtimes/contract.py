@@ -23,7 +23,11 @@ tensors, an example of the batch (its shape is the one that the files are for, i
 folder. What it writes there is all that ``load`` reads, in another process, perhaps on another day. The function takes
 such a batch and gives the same tensors on the batch's device. It uses ``options.threads`` CPU threads, and nothing
 spins between two calls: others are timed then. What the runtime cannot do it raises as ``Unsupported``, with the
-runtime's own words; whatever else it raises becomes the row's error.
+runtime's own words; whatever else it raises becomes one, too, but for want of memory or of a disk.
+
+``RUN`` (optional) is Python for `densebench export`: lines that make ``outputs``, arrays in the order of the network's
+tensors, of ``image`` (an array), ``here`` (the folder) and ``contract`` (see `bench.export`), without torch where that
+can be.
 """
 
 from collections.abc import Sequence

@@ -23,6 +23,12 @@ CATALOGUE = {
         "quantisers": [],
     }
 }
+RUN = """
+import onnxruntime
+
+session = onnxruntime.InferenceSession(here / "model.onnx", providers=["CPUExecutionProvider"])
+outputs = session.run(None, {session.get_inputs()[0].name: image})
+"""
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 
 

@@ -27,6 +27,12 @@ CATALOGUE = {
     }
 }
 FILE = "model.xml"
+RUN = """
+import openvino
+
+settings = {"INFERENCE_PRECISION_HINT": contract["model"]["dtype"].replace("fp", "f")}
+outputs = list(openvino.Core().compile_model(here / "model.xml", "CPU", settings)(image).values())
+"""
 _PRECISION = {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}
 
 
