@@ -347,3 +347,14 @@ def test_a_gpu_times_in_events_and_replays_graphs(context):
         with torch.inference_mode():
             assert all(ms > 0 for ms in clock_of(ready.device).times(ready.forward, 5))
         assert ready.deviation < TOLERANCE["bf16"]
+
+
+def test_weights_of_one_shape_are_told_apart_for_runtimes_that_keep_one_copy_of_what_is_equal():
+    with quick_weights():
+        net = torch.nn.Sequential(*(torch.nn.Linear(8, 8) for _ in range(3)))
+    assert torch.equal(net[0].weight, net[1].weight), "quickly drawn"
+    before = [weight.clone() for weight in net.parameters()]
+    artifact.tell_apart(net)
+    assert len({tuple(weight.flatten().tolist()) for weight in net.parameters()}) == len(before)
+    for weight, other in zip(net.parameters(), before, strict=True):
+        torch.testing.assert_close(weight, other, rtol=1e-3, atol=0)
