@@ -19,8 +19,8 @@ def export(
     weights: Annotated[
         str,
         typer.Option(
-            help="trained:DIGEST or the file of a kept model (backbone and head); otherwise of the backbone alone, under "
-            "a random head: random, pretrained, ..."
+            help="trained:DIGEST or the file of a kept model (backbone and head); otherwise of the backbone alone, "
+            "under a random head: random, pretrained, ..."
         ),
     ] = "random",
     patch: Annotated[str | None, typer.Option(help="patch size; default: the native one, or the kept model's")] = None,
