@@ -3,7 +3,8 @@
 A plug-in is one Python file with a literal ``CATALOGUE`` (a dict of name -> dict of literals). The literal is read from
 the source text, so that listing and planning import nothing; the file is imported by the process that uses it. Other
 distributions add files of their own through entry points in the groups ``densebench.backbones``, ``densebench.heads``,
-``densebench.data``, ``densebench.measures`` and ``densebench.launchers`` (the value is the module's dotted name).
+``densebench.data``, ``densebench.measures``, ``densebench.launchers`` and ``densebench.runtimes`` (the value is the
+module's dotted name).
 
 An entry whose name ends in a colon is a *namespace*: ``{"timm:": {"names": "timm_zoo.json"}}`` stands for every
 ``timm:NAME``. The JSON file beside the plug-in has NAME -> facts for the names that were known when it was made; for

@@ -592,7 +592,7 @@ def test_the_real_command_on_this_machine(tmp_path, short):
     topics = {}
     for finding in told["findings"]:
         topics.setdefault(finding["topic"], []).append(finding)
-    assert len(topics) == 12
+    assert len(topics) == 13
     assert not [finding for finding in told["findings"] if "cannot be looked at" in finding["text"]]
     *cells, whole = topics["self-check, one tiny cell of each task"]
     assert [finding["sign"] for finding in [*cells, whole]] == ["ok"] * 3, cells
