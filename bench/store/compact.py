@@ -13,6 +13,7 @@ Memory holds some 450 bytes a record, whatever a record's size.
 import gzip
 import hashlib
 import os
+import shutil
 from array import array
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -25,7 +26,7 @@ import msgspec
 from bench.errors import UserError
 from bench.plan.measure import Measure, measures
 from bench.store.record import Record, Standing, better, parse
-from bench.store.store import RECORDS, Store, lines
+from bench.store.store import RECORDS, Store, Writer, lines
 
 DROPPED = "records.dropped.gz"
 OLDER = "of an earlier version of their measure"
@@ -66,7 +67,7 @@ def compact(folder: Path, *, write: bool = True) -> Compacted:
         done.mended = tuple(writer.repaired)
         if dropped:
             try:
-                _rewrite(store.path, kept, dropped)
+                _rewrite(store.path, kept, dropped, writer)
             except OSError as error:
                 raise UserError(
                     f"{error.filename or folder} cannot be written ({error.strerror}); the records are as they were"
@@ -162,7 +163,7 @@ def _question(record: Record, measure: Measure, where: str) -> bytes:
     return hashlib.blake2b(text, digest_size=16).digest()
 
 
-def _rewrite(path: Path, kept: _Places, dropped: _Places) -> None:
+def _rewrite(path: Path, kept: _Places, dropped: _Places, writer: Writer) -> None:
     with path.open("rb") as source:
         _set_aside(path.with_name(DROPPED), source.fileno(), dropped)  # before they are gone from where they were
         temporary = path.with_name(f".{path.name}.part")
@@ -172,25 +173,29 @@ def _rewrite(path: Path, kept: _Places, dropped: _Places) -> None:
                     file.write(block)
                 file.flush()
                 os.fsync(file.fileno())
+            shutil.copymode(path, temporary)  # others of a group may write to it, too
+            writer.held()  # what another run has added since it was read would be lost
             temporary.replace(path)
         finally:
             temporary.unlink(missing_ok=True)
 
 
 def _set_aside(path: Path, source: int, places: _Places) -> None:
-    """Append lines to the archive, all or none: what comes after a broken end could not be unpacked."""
-    before = path.stat().st_size if path.exists() else 0
+    """Add lines to the archive, all or none, even if killed: what comes after a broken end could not be unpacked."""
+    temporary = path.with_name(f".{path.name}.part")
     try:
-        with path.open("ab") as file:
+        with temporary.open("wb") as file:
+            with suppress(FileNotFoundError), path.open("rb") as before:
+                shutil.copyfileobj(before, file)
+                shutil.copymode(path, temporary)
             with gzip.GzipFile(fileobj=file, mode="wb", mtime=0) as packed:
                 for block in _copied(source, places):
                     packed.write(block)
             file.flush()
             os.fsync(file.fileno())
-    except OSError:
-        with suppress(OSError):
-            os.truncate(path, before)
-        raise
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def _copied(source: int, places: _Places) -> Iterator[bytes]:

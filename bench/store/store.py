@@ -161,13 +161,17 @@ class Writer:
         """Append one environment's description."""
         self._append(ENVIRONMENTS, json.dumps(description, separators=(",", ":")) + "\n")
 
+    def held(self) -> None:
+        """As `bench.store.lock.Lock.held`."""
+        self._lock.held()
+
     def _append(self, name: str, line: str) -> None:
         """All of the line (or of several) or nothing of it.
 
         Raises:
             UserError: the disk is full or refuses for another reason, or the folder is another run's by now.
         """
-        self._lock.held()
+        self.held()
         file = self._files[name]
         size = os.fstat(file.fileno()).st_size
         left = memoryview(line.encode())

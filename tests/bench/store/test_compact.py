@@ -1,9 +1,14 @@
 """What compaction drops, what it keeps, and that no table can tell the difference."""
 
 import gzip
-from collections.abc import Iterator
+import json
+import multiprocessing
+import os
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -12,6 +17,7 @@ from bench.plan.measure import COMPANY
 from bench.report.rows import read
 from bench.report.tables import as_csv
 from bench.store import compact as compacting
+from bench.store import lock
 from bench.store.compact import DROPPED, OLDER, SUPERSEDED, compact, words
 from bench.store.record import Record
 from bench.store.store import Store
@@ -142,3 +148,68 @@ def test_lines_longer_than_a_block_and_far_apart_are_copied_whole(
     before = as_csv(read(folder).tables)
     compact(folder)
     assert as_csv(read(folder).tables) == before
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")  # there are no threads that it needs
+def test_killed_in_the_middle_of_the_archive_it_can_be_done_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was set aside before and what comes after can both be unpacked."""
+    record = make("latency", latency_ms=1.0)
+    folder = write(tmp_path / "box", [again(record, hour) for hour in range(2)])
+    compact(folder)
+    with (folder / "records.jsonl").open("a") as file:
+        file.writelines(again(record, hour).line() for hour in range(2, 5))
+
+    def killed(_: int, __: object) -> Iterator[bytes]:
+        yield os.urandom(2**20)  # enough for a part of it to be written
+        os._exit(9)
+
+    process = multiprocessing.get_context("fork").Process(target=lambda: _as(monkeypatch, killed, folder))
+    process.start()
+    process.join()
+    assert process.exitcode == 9
+    compact(folder)
+    assert [one.started[11:13] for one in Store(folder).records()] == ["04"]
+    assert [line[line.index("T") + 1 :][:2] for line in dropped(folder)] == ["00", "01", "02", "03"]
+
+
+def _as(monkeypatch: pytest.MonkeyPatch, copied: Callable[..., Iterator[bytes]], folder: Path) -> None:
+    monkeypatch.setattr(compacting, "_copied", copied)
+    compact(folder)
+
+
+def test_a_folder_that_another_run_has_taken_meanwhile_is_left_as_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a file system without locks it is found out within a beat, and what that run has written is not lost."""
+    record = make("latency", latency_ms=1.0)
+    folder = write(tmp_path / "box", [again(record, hour) for hour in range(2)])
+    path = folder / "records.jsonl"
+    set_aside = compacting._set_aside
+    monkeypatch.setattr(lock, "BEAT_S", 0.02)
+
+    def meanwhile(*arguments: Any) -> None:
+        set_aside(*arguments)
+        (folder / lock.NAME).write_text(json.dumps({"life": "another", "host": "b", "pid": 1, "since": "now"}))
+        with path.open("a") as file:
+            file.write(again(record, 2).line())
+        until = time.monotonic() + 30
+        while time.monotonic() < until and not [one for one in locks if one._lost]:
+            time.sleep(0.02)
+
+    locks: list[lock.Lock] = []
+    take = lock.Lock._take
+    monkeypatch.setattr(lock.Lock, "_take", lambda self: (locks.append(self), take(self))[1])
+    monkeypatch.setattr(compacting, "_set_aside", meanwhile)
+    with pytest.raises(UserError, match="neither can lock the other"):
+        compact(folder)
+    assert [one.started[11:13] for one in Store(folder).records()] == ["00", "01", "02"]
+    assert not list(folder.glob(".*.part"))
+
+
+def test_who_may_write_to_the_records_still_may(tmp_path: Path) -> None:
+    folder = write(tmp_path / "box", [again(make("latency", latency_ms=1.0), hour) for hour in range(2)])
+    (folder / "records.jsonl").chmod(0o660)
+    compact(folder)
+    assert (folder / "records.jsonl").stat().st_mode & 0o777 == 0o660
