@@ -89,7 +89,10 @@ class Lock:
         with suppress(OSError):
             if not self._lost:
                 os.ftruncate(self._file, 0)
-        os.close(self._file)
+        with suppress(OSError):
+            fcntl.flock(self._file, fcntl.LOCK_UN)
+        if not self._thread.is_alive():  # a server is away: it would write to whatever has this number by then
+            os.close(self._file)
 
     def _take(self) -> None:
         certain = True

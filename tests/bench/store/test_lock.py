@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 
 import pytest
@@ -121,3 +122,28 @@ def test_without_any_locks_runs_watch_each_other(tmp_path, writer, monkeypatch, 
     writer.wait()
     with Store(tmp_path).writing() as ours:
         ours.environment({"id": "x"})
+
+
+def test_a_sign_of_life_that_comes_late_is_written_to_no_other_file(tmp_path, monkeypatch):
+    """A server that is away holds the thread back until the folder was given up, and its number is another file's."""
+    held, away = threading.Event(), threading.Event()
+    written = Lock._write
+
+    def late(self, beat):
+        if beat:
+            away.set()
+            held.wait(30)
+        written(self, beat)
+
+    monkeypatch.setattr(Lock, "_write", late)
+    ours = Lock(tmp_path)
+    assert away.wait(30)
+    ours.close()
+    others = [(tmp_path / f"{index}").open("w+b") for index in range(3)]
+    held.set()
+    ours._thread.join(30)
+    assert [one.read() for one in others] == [b"", b"", b""]
+    for one in others:
+        one.close()
+    with Store(tmp_path).writing():
+        """Whoever comes next has it at once."""
