@@ -91,9 +91,10 @@ def write(folder: Path, make: Callable[[Path], None], *, question: str, made_by:
         kept = Kept(_files(made), time.perf_counter() - start, question, made_by)
         stated = {"form": _FORM, "files": kept.files, "export_s": kept.export_s, "question": question}
         (made / WHOLE).write_text(json.dumps({**stated, "made_by": made_by}), encoding="utf-8")
-        shutil.rmtree(folder, ignore_errors=True)
-        with suppress(OSError):  # another process was there first
-            made.rename(folder)
+        if find(folder)[0] is None:  # else another process was there first, and may be loading it
+            shutil.rmtree(folder, ignore_errors=True)
+            with suppress(OSError):  # it was there a moment later
+                made.rename(folder)
     there, why = find(folder)
     if there is None:
         raise OSError(f"{folder} cannot be written{': ' if why else ''}{why}")

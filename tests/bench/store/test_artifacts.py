@@ -128,3 +128,16 @@ def test_what_was_used_longest_ago_makes_room(made, tmp_path, monkeypatch):
     monkeypatch.setenv(VARIABLE, "much")
     with pytest.raises(UserError, match="GiB that exported models may take"):
         artifacts.prune(tmp_path)
+
+
+def test_what_another_process_has_exported_meanwhile_is_not_taken_from_under_it(made, tmp_path):
+    """It may be loading it: the cards of a machine export one model at once."""
+    folder = tmp_path / FOLDER / "one"
+
+    def later(into):
+        (into / "model").write_text("second")
+        made("one", size=5)
+
+    kept = write(folder, later, question="one", made_by="a 1")
+    assert (folder / "model").read_text() == "xxxxx"
+    assert kept.files["model"][0] == 5
