@@ -71,6 +71,8 @@ def load(folder: Path, options: Options) -> Callable[[Tensor], Sequence[Tensor]]
     binding = session.io_binding()
 
     def run(image: Tensor) -> list[Tensor]:
+        # It computes in a stream of its own, which does not wait for what torch still writes to the image.
+        torch.cuda.current_stream(image.device).synchronize()
         binding.bind_ortvalue_input(name, ort.OrtValue.from_dlpack(image.contiguous()))
         for one in session.get_outputs():
             binding.bind_output(one.name, kind, int(index or 0))

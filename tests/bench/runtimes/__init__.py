@@ -1,1 +1,1 @@
-"""Tests of the room `bench.store`."""
+"""Tests of the room `bench.runtimes`."""
