@@ -57,7 +57,7 @@ class _Taken:
 
 
 class Calibration:
-    """Verdicts of a launch, one a measure, device and number of cards.
+    """Verdicts of a launch, one a measure and device, of all its cards.
 
     Args:
         workers: of the launch.

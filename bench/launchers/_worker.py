@@ -193,7 +193,7 @@ def _spawned(system: str = sys.platform) -> bool:
 
 
 def _spin_less(environment: MutableMapping[str, str]) -> None:
-    """Set `bench.plan.environment.SPIN`, unless the user has said how threads are to wait."""
+    """Set `bench.plan.variables.SPIN`, unless the user has said how threads are to wait."""
     if "OMP_WAIT_POLICY" not in environment:
         for name, value in SPIN.items():
             environment.setdefault(name, value)

@@ -26,7 +26,7 @@ def each(function: Callable[[Item], Found], items: Sequence[Item], rows: Callabl
     done here.
 
     Args:
-        function: raises what it raises for the first of the items, wherever it ran.
+        function: raises what it raises for one of the items, wherever it ran.
         items: at least one.
         rows: about how many rows it has to look at for an item.
     """
@@ -72,10 +72,8 @@ def _half(rows: Sequence[float]) -> list[int]:
 def _send(function: Callable[[Item], Found], items: Sequence[Item], to: Connection) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the other one ends both
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    found = []
     with contextlib.suppress(Exception):  # it is raised again where it can be said
         found = [function(item) for item in items]
-    if len(found) == len(items):
-        to.send(found)
+        to.send(found)  # all or nothing: what cannot be sent is made again, too
     to.close()
     os._exit(0)  # nothing that was inherited is to be tidied up

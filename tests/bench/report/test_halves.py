@@ -60,3 +60,9 @@ def test_its_part_is_done_here_where_it_dies():
         return item
 
     assert each(die, [1, 2, 3], rows) == [1, 2, 3]
+
+
+def test_what_cannot_be_sent_is_made_here_and_nothing_is_said_of_it(capfd):
+    found = each(lambda item: lambda: item, [1, 2, 3], rows)
+    assert [one() for one in found] == [1, 2, 3]
+    assert not capfd.readouterr().err
