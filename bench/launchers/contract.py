@@ -50,7 +50,7 @@ class Job:
     @property
     def training(self) -> str:
         """The question that its training answers, which is the same whatever executes the model afterwards."""
-        if not self.measure.trains:
+        if not self.measure.trains or agrees(self.cell, SILENT):
             return self.key
         measure, version, fields, inputs = json.loads(self.key)
         alike = {name: text for name, text in inputs.items() if name != runtimes.INPUT}
