@@ -1,9 +1,7 @@
 """Files that a node has written, brought to where the run keeps them."""
 
-import os
 from collections.abc import Iterable
 from dataclasses import replace
-from pathlib import Path
 
 from bench.launchers.contract import Finished, Settings
 from bench.plan import models
@@ -22,7 +20,7 @@ def home(files: Iterable[tuple[str, str, bytes]], settings: Settings) -> dict[st
         if (folder := into[kind]) is None:
             continue
         try:
-            _put(folder, name, content)
+            images.place(folder, name, content)
         except OSError as error:  # a full disk does not cost what was measured
             failed[kind] = f"{folder} cannot be written to ({error.strerror or error})"
     return failed
@@ -36,15 +34,3 @@ def without(event: Finished, failed: dict[str, str]) -> Finished:
         if values.pop(there, None) is not None:
             values[lost] = why
     return replace(event, values=values)
-
-
-def _put(folder: Path, name: str, content: bytes) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    fresh = folder / f".{os.getpid()}.{name}"
-    try:
-        with fresh.open("wb") as out:
-            out.write(content)
-            os.fsync(out.fileno())
-        fresh.replace(folder / name)
-    finally:
-        fresh.unlink(missing_ok=True)

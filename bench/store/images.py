@@ -40,13 +40,22 @@ def put(folder: Path, content: bytes, digest: str) -> None:
     Raises:
         OSError: the folder cannot be written to.
     """
+    place(folder, f"{digest}.npz", content)
+
+
+def place(folder: Path, name: str, content: bytes) -> None:
+    """Write a file whole or not at all.
+
+    Raises:
+        OSError: the folder cannot be written to.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    fresh = folder / f".{digest}.{os.getpid()}"
+    fresh = folder / f".{os.getpid()}.{name}"
     try:
         with fresh.open("wb") as out:
             out.write(content)
             os.fsync(out.fileno())
-        fresh.replace(folder / f"{digest}.npz")
+        fresh.replace(folder / name)
     finally:
         fresh.unlink(missing_ok=True)
 
