@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from backbones.contract import Unsupported
 from bench import catalogue
@@ -28,7 +28,6 @@ from bench.runtimes._onnx import OPSET
 from bench.store import artifacts
 from bench.training.calibration import calibration
 from heads.contract import Model
-from heads.deployed import Deployed as Decoded
 
 CONTRACT, SCRIPT = "contract.json", "run.py"
 """What goes in and comes out, for machines and people, and the script."""
@@ -120,16 +119,16 @@ def export(
     net = _net(asked).to(device).eval()
     images, said = _images(asked, net)
     image = modes.noise(replace(cell, dtype="fp32"), device)
-    whole: nn.Module = Decoded(net)
     how: dict[str, Any] = {"calibration": images, "said": said, "report": report, "say": say}
+    decoded = True
     try:
-        runs = deploy(whole, image, cell, **how)
+        runs = deploy(net, image, cell, decoded=True, **how)
     except Unsupported as error:
         say(f"the graph ends in the head's raw output, for decoding cannot be in it: {error}")
-        whole = net
+        decoded = False
         runs = deploy(net, image, cell, **how)
-    outputs = _outputs(runs, image, net, decoded=whole is not net)
-    contract = _contract(asked, runs, outputs, decoded=whole is not net, calibrated=said)
+    outputs = _outputs(runs, image, net, decoded=decoded)
+    contract = _contract(asked, runs, outputs, decoded=decoded, calibrated=said)
     _write(folder, runs, contract, vars(catalogue.get("runtimes", cell.runtime).load()).get("RUN", ""))
     return contract
 

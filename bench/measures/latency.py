@@ -5,7 +5,7 @@ import torch
 from bench.model import artifact
 from bench.model.traffic import Traffic
 from bench.plan.cell import CALIBRATED, Cell
-from bench.plan.measure import CALIBRATION, Context, Outcome, Value
+from bench.plan.measure import CALIBRATION, DECODING, Context, Outcome, Value
 from bench.timing.clock import clock_of
 from bench.timing.rounds import Rounds
 
@@ -51,8 +51,9 @@ def measure(cell: Cell, context: Context) -> Outcome:
     decoding (``post``) and image to prediction (``end_to_end``). ``± CI`` is half of the 95 % confidence interval of
     the median, from the spread between rounds; the budget ended the rounds where it is above the target. A random
     detector decodes a full load of ``candidates`` boxes. The outputs are first compared with eager float32
-    (``deviation``, relative L2). What is timed was not trained, and int8 is calibrated by noise: what that loses, only
-    `accuracy` says.
+    (``deviation``, relative L2). Of a model in another runtime ``end_to_end`` is the exported graph with decoding in
+    it; where that cannot be, decoding is torch's and ``post`` its time. What is timed was not trained, and int8 is
+    calibrated by noise: what that loses, only `accuracy` says.
 
     Columns:
         latency_ms: median over rounds of a forward pass of the batch.
@@ -60,13 +61,13 @@ def measure(cell: Cell, context: Context) -> Outcome:
         images_per_s: batch over latency.
         backbone_ms: the backbone alone.
         head_ms: the head alone, on the backbone's maps.
-        post_ms: decoding: raw outputs to classes of pixels or boxes.
+        post_ms: decoding: raw outputs to classes of pixels or boxes; unknown where it is in a runtime's graph.
         end_to_end_ms: image to prediction.
         latency_p90_ms: 90th percentile of single passes; unknown where there are too few.
         latency_p99_ms: 99th percentile, likewise.
         compile_s: seconds of compilation; unknown in eager mode.
-        export_s: seconds that the export to the runtime took when it was made; unknown of torch.
-        artifact_mib: size of the exported files.
+        export_s: seconds that the export to the runtime took when it was made, up to the raw output; unknown of torch.
+        artifact_mib: size of these files.
         load_s: seconds that the runtime takes to load them.
         first_ms: its first call, which is not timed with the others.
         deviation: relative L2 distance of the outputs from those of eager float32.
@@ -77,7 +78,7 @@ def measure(cell: Cell, context: Context) -> Outcome:
         rounds: that were taken.
         disturbed_rounds: those in which other processes used the machine.
     """
-    ready = artifact.prepare(context, fresh=True)
+    ready = artifact.prepare(context, fresh=True, decoded=True)
     traffic = ready.traffic
     if traffic is None:
         with torch.no_grad(), Traffic(fused=cell.compile != "cudagraph") as traffic:
@@ -95,7 +96,7 @@ def measure(cell: Cell, context: Context) -> Outcome:
     if (made := ready.deployed) is not None:
         values |= {"operations": None, "traffic_mib": None}  # how many, the runtime decides
         values |= {"export_s": made.export_s, "artifact_mib": made.mib}
-        values |= {"load_s": made.load_s, "first_ms": made.first_ms}
+        values |= {"load_s": made.load_s, "first_ms": made.first_ms, DECODING: ready.decoding}
     if cell.quantise in CALIBRATED:
         values[CALIBRATION] = artifact.NOISE
     return rounds.outcome(values, rate="images_per_s")

@@ -3,7 +3,7 @@
 import contextlib
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -22,7 +22,7 @@ from bench.plan.cell import CALIBRATED, Cell
 from bench.plan.measure import Context, Invalid, Outcome
 from bench.timing.clock import Call
 from bench.training.optim import Stepper, in_training_mode
-from heads.contract import Boxes, Model, Target, TokenHead
+from heads.contract import Boxes, Model, Prediction, Target, TokenHead
 
 TOLERANCE = {"fp32": 1e-3, "tf32": 2e-2, "fp16": 2e-2, "bf16": 1e-1}
 """dtype -> the relative L2 distance from eager float32 up to which a row counts.
@@ -39,6 +39,13 @@ COMPARED = 2
 
 CANDIDATES = 1000
 """Boxes an image that go into the NMS of a detector with random weights, where its head has as many."""
+
+ALIKE = 0.95
+"""Share of a prediction that must be the same with the decoding in the graph for its time to count. NMS and argmax
+choose between what is nearly as good, so it need not be all of it; of what was seen it was."""
+
+NEAR, CLOSE = 0.1, 1e-3
+"""Pixels and score up to which two boxes of a class are the same."""
 
 OBJECTS = 8
 """Objects an image in the made-up truth that the cost of a training step is measured with."""
@@ -58,6 +65,8 @@ class Artifact:
         candidates: boxes an image that go into NMS; None where the head has no NMS.
         traffic: of the first call, in eager mode; None in others.
         deployed: the network in its runtime, where that is not torch.
+        whole: likewise, with its decoding in the graph; None where it is decoded in torch.
+        decoding: of what runs elsewhere, where it is decoded, and why not in the graph.
     """
 
     net: Model
@@ -69,6 +78,8 @@ class Artifact:
     candidates: int | None
     traffic: Traffic | None = None
     deployed: Deployed | None = None
+    whole: Deployed | None = None
+    decoding: str | None = None
 
     def forward(self) -> Any:
         """Backbone and head."""
@@ -79,7 +90,7 @@ class Artifact:
 
         "backbone" and "head" in eager mode alone, for a compiled or exported model is one graph, and a head inside the
         backbone's blocks is no part; "post" is the decoding of one raw output (argmax or selection and NMS, at the size
-        of the input); "end_to_end" is image to prediction.
+        of the input), and no part where it is in a runtime's graph; "end_to_end" is image to prediction.
         """
         size = cell.size
         raw = self.forward()
@@ -90,12 +101,15 @@ class Artifact:
             features = body(image)
             found["backbone"] = lambda: body(image)
             found["head"] = lambda: self.net.head(features, body.size)
+        if (whole := self.whole) is not None:
+            found["end_to_end"] = lambda: whole.run(self.image)
+            return found
         found["post"] = lambda: self.net.decode(raw, size)
         found["end_to_end"] = lambda: self.net.decode(self.forward(), size)
         return found
 
 
-def prepare(context: Context, *, fresh: bool = False) -> Artifact:
+def prepare(context: Context, *, fresh: bool = False, decoded: bool = False) -> Artifact:
     """Build a cell's model, put it into its mode and compare it with eager float32.
 
     Random weights are quickly drawn ones, see `bench.model.quick`. Run the artifact under ``torch.inference_mode()``.
@@ -104,6 +118,7 @@ def prepare(context: Context, *, fresh: bool = False) -> Artifact:
         context: which model, its mode, and progress.
         fresh: whether it is compiled with an empty cache, so that ``compile_s`` is that of a first time; what comes
             later, of the same cell, finds it compiled.
+        decoded: whether a runtime other than torch gets the decoding in the graph, too, where it can have it.
 
     Raises:
         Invalid: the outputs are not finite, or further from eager float32 than `TOLERANCE`.
@@ -124,7 +139,7 @@ def prepare(context: Context, *, fresh: bool = False) -> Artifact:
         wanted = [tensor.float() for tensor in net.head.smooth(net(few))]
     modes.set_precision(cell, device)
     if cell.runtime != runtimes.TORCH:
-        return _deployed(context, net, device, wanted)
+        return _deployed(context, net, device, wanted, decoded=decoded)
     net = narrow(modes.for_inference(net, cell, device), cell, device)
     image = modes.noise(cell, device)
     run = modes.in_mode(net, cell, device)
@@ -180,18 +195,60 @@ def _deviation(cell: Cell, net: Model, raw: Any, wanted: list[Tensor], compile_s
     )
 
 
-def _deployed(context: Context, net: Model, device: torch.device, wanted: list[Tensor]) -> Artifact:
+def _deployed(context: Context, net: Model, device: torch.device, wanted: list[Tensor], *, decoded: bool) -> Artifact:
     """The model in another runtime than torch; a batch is float32 as everywhere outside torch."""
     cell = context.case.cell
     image = modes.noise(replace(cell, dtype="fp32"), device)
-    noise = {"calibration": [image], "said": NOISE} if cell.quantise in CALIBRATED else {}
-    runs = deploy(net, image, cell, report=context.report, say=context.say, **noise)
+    how: dict[str, Any] = {"report": context.report, "say": context.say}
+    if cell.quantise in CALIBRATED:
+        how |= {"calibration": [image], "said": NOISE}
+    runs = deploy(net, image, cell, **how)
     deviation = _deviation(cell, net, runs(image), wanted)
     with torch.inference_mode():
         candidates = _load(net, image)
     if candidates is not None:  # what a detector is loaded with is in its weights, and these are in the files
-        runs = deploy(net, image, cell, report=context.report, say=context.say, **noise)
-    return Artifact(net, image, runs, device, deviation, None, candidates, deployed=runs)
+        runs = deploy(net, image, cell, **how)
+    ready = Artifact(net, image, runs, device, deviation, None, candidates, deployed=runs)
+    if decoded:
+        ready.whole, ready.decoding = _whole(ready, cell, how)
+    return ready
+
+
+def _whole(ready: Artifact, cell: Cell, how: Mapping[str, Any]) -> tuple[Deployed | None, str]:
+    """The model with its decoding in the graph, seen to predict what torch decodes of its raw output; or why not.
+
+    Raises nothing for that: a runtime that can do the one and not the other is measured with its decoding in torch.
+    """
+    try:
+        whole = deploy(ready.net, ready.image, cell, decoded=True, **how)
+    except Unsupported as error:
+        return None, f"in torch: {error}"
+    with torch.inference_mode():
+        alike = agreement(ready.net.decode(ready.forward(), cell.size), whole.prediction(ready.image))
+    if alike < ALIKE:
+        return None, f"in torch: in the graph {1 - alike:.1%} of what it predicts are not what torch decodes"
+    return whole, "in the graph"
+
+
+def agreement(wanted: Prediction, found: Prediction) -> float:
+    """Share of the pixels that have the same class; or of the boxes on both sides that have one like it on the other.
+
+    Like it: of the same class, each edge within `NEAR` pixels, the score within `CLOSE`.
+    """
+    if isinstance(wanted, Tensor) or isinstance(found, Tensor):
+        assert isinstance(wanted, Tensor), "of one model"
+        assert isinstance(found, Tensor), "of one model"
+        return (wanted == found).float().mean().item()
+    alike, total = 0, 0
+    for one, other in zip(wanted, found, strict=True):
+        total += len(one.labels) + len(other.labels)
+        assert one.scores is not None, "of a prediction"
+        assert other.scores is not None, "of a prediction"
+        same = (one.xyxy[:, None] - other.xyxy[None]).abs().amax(dim=2) < NEAR
+        same &= (one.scores[:, None] - other.scores[None]).abs() < CLOSE
+        same &= one.labels[:, None] == other.labels[None]
+        alike += int(same.any(dim=1).sum()) + int(same.any(dim=0).sum())
+    return alike / total if total else 1.0
 
 
 @contextlib.contextmanager

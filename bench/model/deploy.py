@@ -1,17 +1,18 @@
 """A network in a runtime other than torch: exported once, kept, and called like the network itself.
 
-What is exported takes an image and gives the tensors of the head's raw output; the decoding is torch's, so that "end to
-end" is image to prediction in every runtime. Files lie in the cache under a digest of the network's code and weights,
-its input, the runtime and all its versions (`bench.store.artifacts`); a folder that is not whole is made again.
+What is exported takes an image and gives the tensors of the head's raw output, or with its decoding in the graph those
+of the prediction (`heads.deployed`). Files lie in the cache under a digest of the network's code and weights, its
+input, the runtime and all its versions (`bench.store.artifacts`); a folder that is not whole is made again.
 """
 
 import hashlib
+import inspect
 import json
 import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,8 @@ from bench.plan.cell import Cell
 from bench.plan.environment import installed
 from bench.runtimes.contract import Options
 from bench.store import artifacts
-from heads.contract import Model
+from heads import deployed
+from heads.contract import Model, Prediction
 
 LONGEST = 240
 """Letters of what a runtime says that it cannot; some name every dimension of a graph."""
@@ -69,6 +71,23 @@ class Flat(nn.Module):
         return pytree.tree_unflatten(leaves, self.form)
 
 
+class Decoding(nn.Module):
+    """What makes a prediction of the tensors of a model's raw output.
+
+    Args:
+        flat: the model, whose output they are.
+        net: the model.
+    """
+
+    def __init__(self, flat: Flat, net: Model) -> None:
+        super().__init__()
+        self.flat, self.net = flat, net
+
+    def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
+        """See `heads.deployed.Deployed.forward`."""
+        return deployed.deploy(self.net, self.flat.whole(tensors), self.net.size)
+
+
 @dataclass(frozen=True)
 class Deployed:
     """A network in a runtime.
@@ -87,8 +106,12 @@ class Deployed:
     reused: bool
 
     def __call__(self, image: Tensor) -> Any:
-        """What the network gives."""
+        """What the network gives; with its decoding in the graph the tensors of `heads.deployed.Deployed`."""
         return self.flat.whole(self.run(image))
+
+    def prediction(self, image: Tensor) -> Prediction:
+        """What one with its decoding in the graph predicts."""
+        return deployed.prediction(tuple(self.run(image)))
 
 
 class InRuntime(Model):
@@ -108,10 +131,11 @@ class InRuntime(Model):
 
 
 def deploy(
-    net: nn.Module,
+    net: Model,
     image: Tensor,
     cell: Cell,
     *,
+    decoded: bool = False,
     calibration: Sequence[Tensor] = (),
     said: str = "",
     report: Callable[[str, int, int], None] = lambda *_: None,
@@ -123,19 +147,26 @@ def deploy(
         net: float32, in inference mode, on the cell's device.
         image: (B, 3, H, W), a batch as it will be called with.
         cell: names runtime, dtype, quantisation, device and threads.
+        decoded: whether the graph goes on to the prediction at the size of the input. Quantising leaves that part as it
+            is: what it predicts is what torch decodes of the graph that ends in the raw output.
         calibration: see `bench.runtimes.contract.Options`.
         said: what tells this calibration from others.
         report: is told what is being done.
         say: takes a sentence for the user: why something that was kept is of no use.
 
     Raises:
-        Unsupported: the runtime is not here, or does not have what the cell asks for, or cannot run this network.
+        Unsupported: the runtime is not here, or does not have what the cell asks for, or cannot run this network; or
+            the head has no decoding that can be exported.
     """
     if why := runtimes.lacking(cell):
         raise Unsupported(why, axes=("runtime", "quantise"))
     runtime = catalogue.get("runtimes", cell.runtime).load()
     options = Options(cell.device, cell.dtype, cell.threads, cell.quantise, calibration)
-    flat = Flat(net, image).eval()
+    flat = Flat(deployed.Deployed(net) if decoded else net, image).eval()
+    network: nn.Module = flat
+    if decoded and cell.quantise != "none":
+        network = Flat(net, image).eval()
+        options = replace(options, decoding=Decoding(network, net).eval())
     question, made_by = _question(flat, image, cell, said), _made_by(cell)
     folder = cache_folder() / artifacts.FOLDER / hashlib.sha256(f"{question} {made_by}".encode()).hexdigest()[:24]
     kept, wrong = artifacts.find(folder)
@@ -148,7 +179,7 @@ def deploy(
         report("exporting", 0, 1)
         with _in_its_words(cell, "export"):
             kept = artifacts.write(
-                folder, lambda made: runtime.export(flat, image, made, options), question=question, made_by=made_by
+                folder, lambda made: runtime.export(network, image, made, options), question=question, made_by=made_by
             )
     report("loading", 0, 1)
     with _in_its_words(cell, "load"):
@@ -213,6 +244,8 @@ def _question(flat: Flat, image: Tensor, cell: Cell, said: str) -> str:
         "source": [source.stated("backbones", cell.backbone), source.stated("heads", cell.head)],
         "image": [*image.shape, str(image.dtype)],
     }
+    if isinstance(flat.net, deployed.Deployed):
+        stated["decoded"] = inspect.getsource(deployed)
     found.update(json.dumps(stated, sort_keys=True).encode())
     for name, tensor in flat.state_dict().items():
         found.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())

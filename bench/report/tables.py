@@ -16,7 +16,7 @@ from bench.errors import UserError, printable
 from bench.plan import recipe as recipes
 from bench.plan.cell import FIELDS
 from bench.plan.measure import TRAINED, UNREPEATABLE, Column, measures
-from bench.report import law_tables, reach
+from bench.report import exported, law_tables, reach
 from bench.report.halves import each
 from bench.report.learning import learning
 from bench.report.naming import IDENTITY, OTHERS, choices, naming
@@ -387,6 +387,7 @@ def _notes(task: str, tables: Sequence[Table], left_out: Mapping[str, int]) -> s
         lines.append(f"MFU, traffic and launches: {_text(DERIVED.doc)}")
     if any(part.company for table in tables for row in table.rows for part in row.parts.values()):
         lines.append(f"{COMPANY_NOTE}. `densebench run --retry` takes it again, `--alone` takes no other.")
+    lines += map(_text, exported.sentences(tables))
     if any(_unrepeatable(part) for table in tables for row in table.rows for part in row.parts.values()):
         lines.append(
             "Trainings on a GPU do not repeat to the bit: sums are added up in another order each time. The seed noise "

@@ -34,7 +34,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from torch import Tensor
+from torch import Tensor, nn
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,9 @@ class Options:
     device: "cpu", "cuda", "cuda:1". dtype: of its arithmetic, one that the runtime states. threads: of a call.
     quantise: one that the runtime states. calibration: batches of images as the network takes them, by which ranges of
     activations are found; none where quantising needs none.
+    decoding: what makes a prediction of the network's tensors (positional arguments, in their order), to be joined as
+    it is to what was narrowed; None: the graph ends where the network does. There is one with a quantisation alone:
+    otherwise the network that is given goes on to the prediction by itself.
     """
 
     device: str
@@ -51,6 +54,7 @@ class Options:
     threads: int
     quantise: str = "none"
     calibration: Sequence[Tensor] = ()
+    decoding: nn.Module | None = None
 
 
 class Run(Protocol):

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from backbones.contract import Unsupported
-from bench.runtimes._onnx import FILE, to_onnx
+from bench.runtimes._onnx import FILE, join, to_onnx
 from bench.runtimes._onnx_int8 import quantise
 from bench.runtimes.contract import Options
 
@@ -38,9 +38,12 @@ def export(network: nn.Module, image: Tensor, folder: Path, options: Options) ->
     Raises:
         Unsupported: there is nothing in the network that is narrowed.
     """
-    path = to_onnx(network, image, folder)
+    path = to_onnx(network, [image], folder / FILE)
     if options.quantise != "none":
         quantise(path, options)
+    if options.decoding is not None:
+        with torch.no_grad():
+            join(path, options.decoding, network(image))
 
 
 def load(folder: Path, options: Options) -> Callable[[Tensor], Sequence[Tensor]]:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from bench.plan.environment import installed
 from bench.runtimes._nncf import quantise
+from bench.runtimes._onnx import FILE as ONNX
 from bench.runtimes._onnx import to_onnx
 from bench.runtimes.contract import Options
 
@@ -44,26 +45,38 @@ def export(network: nn.Module, image: Tensor, folder: Path, options: Options) ->
     """
     os.environ.setdefault("CI", "true")  # converting tells Intel of it otherwise
     openvino: Any = import_module("openvino")
-    with torch.inference_mode(False), torch.no_grad(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of torchvision's own operations
-        program = torch.export.export(network, (image.clone(),))
-        model = _converted(openvino, program, network, image)
-        if options.quantise != "none":
-            model = quantise(model, options)
+    model = _converted(openvino, network, [image])
+    if options.quantise != "none":
+        model = quantise(model, options)
+    if options.decoding is not None:
+        with torch.no_grad():
+            tensors = network(image)
+        model = _joined(openvino, model, _converted(openvino, options.decoding, tensors))
     openvino.save_model(model, folder / FILE, compress_to_fp16=False)
 
 
-def _converted(openvino: Any, program: Any, network: nn.Module, image: Tensor) -> Any:
-    """The program as OpenVINO has it, of this very shape; by way of ONNX where it lacks a rule for an operation."""
-    try:
-        model = openvino.convert_model(program)
-    except Exception:  # it has errors of its own for every part
-        if not installed("onnxscript"):
-            raise
-        with tempfile.TemporaryDirectory(prefix="densebench-") as folder:
-            model = openvino.convert_model(to_onnx(network, image, Path(folder)))
-    model.reshape({one: list(image.shape) for one in model.inputs})
+def _converted(openvino: Any, network: nn.Module, inputs: Sequence[Tensor]) -> Any:
+    """A network as OpenVINO has it, of these very shapes; by way of ONNX where it lacks a rule for an operation."""
+    with torch.inference_mode(False), torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of torchvision's own operations
+        program = torch.export.export(network, tuple(one.clone() for one in inputs))
+        try:
+            model = openvino.convert_model(program)
+        except Exception:  # it has errors of its own for every part
+            if not installed("onnxscript"):
+                raise
+            with tempfile.TemporaryDirectory(prefix="densebench-") as folder:
+                model = openvino.convert_model(to_onnx(network, inputs, Path(folder) / ONNX))
+    model.reshape({one: list(given.shape) for one, given in zip(model.inputs, inputs, strict=True)})
     return model
+
+
+def _joined(openvino: Any, first: Any, behind: Any) -> Any:
+    """One model of two, the second of which takes what the first gives."""
+    for result, parameter in zip(first.get_results(), behind.get_parameters(), strict=True):
+        for target in parameter.output(0).get_target_inputs():
+            target.replace_source_output(result.input_value(0))
+    return openvino.Model(behind.get_results(), first.get_parameters())
 
 
 def load(folder: Path, options: Options) -> Callable[[Tensor], Sequence[Tensor]]:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from backbones.contract import Unsupported
+from bench.runtimes._onnx import FILE as ONNX
 from bench.runtimes._onnx import to_onnx
 from bench.runtimes.contract import Options
 
@@ -37,7 +38,7 @@ def export(network: nn.Module, image: Tensor, folder: Path, options: Options) ->
     builder = trt.Builder(log)
     graph, settings = builder.create_network(0), builder.create_builder_config()
     parser = trt.OnnxParser(graph, log)
-    path = to_onnx(network, image, folder)
+    path = to_onnx(network, [image], folder / ONNX)
     if not parser.parse(path.read_bytes()):
         raise Unsupported(f"TensorRT {trt.__version__}: {parser.get_error(0).desc()}")
     flags = {"tf32": "TF32", "fp16": "FP16", "bf16": "BF16"}
@@ -59,13 +60,14 @@ def load(folder: Path, options: Options) -> Callable[[Tensor], Sequence[Tensor]]
     context = engine.create_execution_context()
     names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
     (given,) = [name for name in names if engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT]
-    outputs = {name: _empty(engine, name, options.device, trt) for name in names if name != given}
 
     def run(image: Tensor) -> list[Tensor]:
+        # New ones each time, as every runtime gives: the next call would overwrite the others.
+        outputs = {name: _empty(engine, name, options.device, trt) for name in names if name != given}
         context.set_tensor_address(given, image.contiguous().data_ptr())
         for name, tensor in outputs.items():
             context.set_tensor_address(name, tensor.data_ptr())
-        context.execute_async_v3(torch.cuda.current_stream().cuda_stream)
+        context.execute_async_v3(torch.cuda.current_stream(image.device).cuda_stream)
         return list(outputs.values())
 
     return run

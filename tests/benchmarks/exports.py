@@ -38,9 +38,6 @@ CANDIDATES = 100
 """Boxes that go into NMS: random weights find nothing or everything."""
 TIMEOUT = 300
 """Seconds for one pair of backbone and head, all runtimes together."""
-NEAR, ALIKE = 0.1, 1e-3
-"""Pixels and score up to which two boxes of a label are the same."""
-
 Line = dict[str, Any]
 
 
@@ -86,6 +83,7 @@ def _ways(model: Any, image: Any, folder: Path) -> dict[str, Callable[[], dict[s
     """What each runtime is asked, and how far its answer is from eager torch; two of them read the file of another."""
     import torch
 
+    from bench.model.artifact import agreement
     from bench.model.deploy import Flat
     from heads.deployed import deploy, prediction
 
@@ -115,7 +113,7 @@ def _ways(model: Any, image: Any, folder: Path) -> dict[str, Callable[[], dict[s
         found, via = run()
         tensors = [torch.as_tensor(one) for one in found]
         far = _far(smooth, model.head.smooth(flat.whole(tensors[:count])))
-        return {"far": far, "unlike": _unlike(wanted, prediction(tuple(tensors[count:]))), "via": via}
+        return {"far": far, "unlike": 1 - agreement(wanted, prediction(tuple(tensors[count:]))), "via": via}
 
     return {
         "torch.export": lambda: compared(lambda: (program().module()(image), "")),
@@ -135,7 +133,7 @@ def _onnxruntime(net: Any, image: Any, file: Path) -> tuple[Sequence[Any], str]:
 
     from bench.runtimes._onnx import to_onnx
 
-    to_onnx(net, image, file.parent)
+    to_onnx(net, [image], file)
     session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
     return session.run(None, {session.get_inputs()[0].name: image.numpy()}), "ONNX"
 
@@ -167,22 +165,6 @@ def _far(wanted: Sequence[Any], found: Sequence[Any]) -> float:
         float((one.float() - other.float()).abs().max() / one.float().abs().max().clamp(min=1e-12))
         for one, other in zip(wanted, found, strict=True)
     )
-
-
-def _unlike(wanted: Any, found: Any) -> float:
-    """Share of the pixels with another label, or of the boxes on both sides that have no counterpart on the other."""
-    import torch
-
-    if isinstance(wanted, torch.Tensor):
-        return float((wanted != found).float().mean())
-    without, total = 0, 0
-    for one, other in zip(wanted, found, strict=True):
-        near = (one.xyxy[:, None] - other.xyxy[None]).abs().amax(dim=2) < NEAR
-        same = near & ((one.scores[:, None] - other.scores[None]).abs() < ALIKE)
-        same &= one.labels[:, None] == other.labels[None]
-        without += int((~same.any(dim=1)).sum()) + int((~same.any(dim=0)).sum())
-        total += len(one.labels) + len(other.labels)
-    return without / max(1, total)
 
 
 def _reason(error: BaseException) -> str:
@@ -264,7 +246,7 @@ def table(lines: Sequence[Line]) -> str:
         "",
         "A cell is the largest difference of the head's raw outputs from eager torch, relative to the largest value (of",
         "what `Head.smooth` names); in brackets, where there are any, the share of pixels or boxes of the prediction that",
-        f"are not the same (a box: within {NEAR} px, its score within {ALIKE}). Backbone, head and decoding are one graph.",
+        "are not the same (a box: within 0.1 px, its score within 0.001). Backbone, head and decoding are one graph.",
         "`via ONNX`: OpenVINO has no rule for an operation of torch.export's program and took the ONNX file. `-`: there",
         "is no such model, since the head works inside the blocks of a plain transformer.",
     ]

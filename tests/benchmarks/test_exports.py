@@ -1,9 +1,5 @@
 """The sweep of exports goes on where it was cut off, and its table is that of its lines."""
 
-import pytest
-import torch
-
-from heads.contract import Boxes
 from tests.benchmarks import exports
 
 
@@ -51,15 +47,3 @@ def test_the_reason_is_the_first_fault():
     assert exports._reason(OSError("a\n-- No conversion rule found for operations: x.y\n")) == (
         "OSError: No conversion rule found for operations: x.y"
     )
-
-
-def test_boxes_without_a_counterpart_are_counted_on_both_sides():
-    xyxy = torch.tensor([[0.0, 0, 9, 9], [20, 0, 29, 9]])
-    one = Boxes(xyxy, torch.tensor([1, 2]), torch.tensor([0.9, 0.8]))
-    other = Boxes(xyxy[:1] + 0.05, torch.tensor([1]), torch.tensor([0.9]))
-    assert exports._unlike([one], [one]) == 0
-    assert exports._unlike([one], [other]) == pytest.approx(1 / 3)
-    other.labels[0] = 2
-    assert exports._unlike([one], [other]) == 1
-    labels = torch.tensor([[[0, 1], [1, 1]]])
-    assert exports._unlike(labels, labels.clamp(max=0)) == 0.75

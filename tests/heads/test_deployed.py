@@ -179,7 +179,7 @@ def test_runtimes_predict_what_the_model_predicts(tmp_path):
     onnx = pytest.importorskip("bench.runtimes._onnx")
     pytest.importorskip("onnxscript")
     model, image = build("mask_rcnn_pico")
-    file = onnx.to_onnx(Deployed(model).eval(), image, tmp_path)
+    file = onnx.to_onnx(Deployed(model).eval(), [image], tmp_path / onnx.FILE)
     with torch.no_grad():
         wanted = model.decode(model(image), (64, 64))
     session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])

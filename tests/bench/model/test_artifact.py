@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+import bench
 from backbones.contract import Unsupported
 from bench.model import artifact, modes
 from bench.model.artifact import TOLERANCE, distance, made_up
@@ -15,6 +16,7 @@ from bench.model.quick import quick_weights
 from bench.model.traffic import Traffic
 from bench.plan.case import resolve
 from bench.plan.measure import Context, Invalid
+from heads.contract import Boxes
 from tests.bench.launchers.test_local import job
 
 
@@ -358,3 +360,26 @@ def test_weights_of_one_shape_are_told_apart_for_runtimes_that_keep_one_copy_of_
     assert len({tuple(weight.flatten().tolist()) for weight in net.parameters()}) == len(before)
     for weight, other in zip(net.parameters(), before, strict=True):
         torch.testing.assert_close(weight, other, rtol=1e-3, atol=0)
+
+
+def test_factors_that_tell_weights_apart_leave_a_deep_networks_outputs_as_large_as_they_were():
+    with quick_weights():
+        net = bench.build("vit_tiny", "linear", size=(64, 64), classes=5).eval()
+    image = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        before = net(image)
+        artifact.tell_apart(net)
+        after = net(image)
+    assert (after.norm() / before.norm()).item() == pytest.approx(1, abs=0.1)
+
+
+def test_boxes_without_a_counterpart_are_counted_on_both_sides():
+    xyxy = torch.tensor([[0.0, 0, 9, 9], [20, 0, 29, 9]])
+    one = Boxes(xyxy, torch.tensor([1, 2]), torch.tensor([0.9, 0.8]))
+    other = Boxes(xyxy[:1] + 0.05, torch.tensor([1]), torch.tensor([0.9]))
+    assert artifact.agreement([one], [one]) == 1
+    assert artifact.agreement([one], [other]) == pytest.approx(2 / 3)
+    other.labels[0] = 2
+    assert artifact.agreement([one], [other]) == 0
+    labels = torch.tensor([[[0, 1], [1, 1]]])
+    assert artifact.agreement(labels, labels.clamp(max=0)) == 0.25

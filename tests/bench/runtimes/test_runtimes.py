@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -18,6 +19,7 @@ from bench.plan.case import resolve
 from bench.plan.cell import Cell
 from bench.plan.measure import Context
 from bench.runtimes import openvino
+from heads.linear import Linear
 from tests.bench.records import CELL
 
 SMALL = Cell(**{**CELL, "height": 64, "width": 64, "batch": 1, "compile": "none", "memory_format": "contiguous"})
@@ -43,9 +45,10 @@ def said():
 
 @pytest.fixture
 def prepared(cache, said):
-    def prepare(runtime, **fields):
+    def prepare(runtime, *, decoded=False, **fields):
         cell = replace(SMALL, runtime=runtime, **fields)
-        return artifact.prepare(Context(lambda *_: None, 1, resolve(cell, cache=cache), say=said.append))
+        context = Context(lambda *_: None, 1, resolve(cell, cache=cache), say=said.append)
+        return artifact.prepare(context, decoded=decoded)
 
     return prepare
 
@@ -69,6 +72,44 @@ def test_a_runtime_that_is_here_gives_what_torch_gives(prepared, name, said):
     assert again.reused
     assert again.export_s == made.export_s, "seconds of the day when it was made"
     assert said == []
+
+
+@pytest.mark.parametrize(
+    ("name", "quantise", "head"),
+    [
+        ("onnxruntime", "none", "linear"),
+        ("openvino", "none", "linear"),
+        # Its decoding has a matrix product, which is left as it is.
+        ("onnxruntime", "int8-static", "eomt_pico"),
+        ("openvino", "int8-static", "eomt_pico"),
+        pytest.param("onnxruntime", "none", "fcos_pico", marks=pytest.mark.slow),
+        pytest.param("openvino", "int8-static", "fcos_pico", marks=pytest.mark.slow),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:`create_unbacked_symint` is deprecated:FutureWarning")
+def test_a_graph_with_its_decoding_predicts_what_torch_decodes_of_the_raw_output(prepared, name, quantise, head):
+    ready = prepared(name, quantise=quantise, head=head, decoded=True)
+    assert ready.decoding == "in the graph"
+    parts = ready.parts(replace(SMALL, runtime=name))
+    assert set(parts) == {"end_to_end"}
+    found = parts["end_to_end"]()
+    assert len(found) == (3 if head == "fcos_pico" else 1), "the raw output, by which int8 knows where to end, is gone"
+    wanted = ready.net.decode(ready.forward(), SMALL.size)
+    assert artifact.agreement(wanted, ready.whole.prediction(ready.image)) > 0.999
+
+
+def test_where_decoding_cannot_be_in_the_graph_it_is_timed_in_torch_and_that_is_said(prepared, monkeypatch):
+    def refuses(*_):
+        raise Unsupported("no fixed shapes")
+
+    monkeypatch.setattr(Linear, "deploy", refuses)
+    ready = prepared("openvino", decoded=True)
+    assert ready.decoding == "in torch: no fixed shapes"
+    assert set(ready.parts(replace(SMALL, runtime="openvino"))) == {"post", "end_to_end"}
+    monkeypatch.setattr(Linear, "deploy", lambda self, raw, size: ((-self.scores(raw, size)).argmax(dim=1),))
+    ready = prepared("openvino", decoded=True)
+    assert ready.whole is None
+    assert re.fullmatch(r"in torch: in the graph \d+\.\d% of what it predicts are not what .*", ready.decoding)
 
 
 @pytest.mark.slow
