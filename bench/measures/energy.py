@@ -18,7 +18,7 @@ from bench.timing.rounds import undisturbed
 CATALOGUE = {
     "energy": {
         "version": 1,
-        "fields": ["@model", "@mode", "batch"],
+        "fields": ["@model", "@mode", "@runtime", "batch"],
         "exclusive": True,
         "asked": True,
         "seconds": 5.0,

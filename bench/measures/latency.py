@@ -96,7 +96,7 @@ def measure(cell: Cell, context: Context) -> Outcome:
     if (made := ready.deployed) is not None:
         values |= {"operations": None, "traffic_mib": None}  # how many, the runtime decides
         values |= {"export_s": made.export_s, "artifact_mib": made.mib}
-        values |= {"load_s": made.load_s, "first_ms": made.first_ms, DECODING: ready.decoding}
+        values |= {"load_s": made.load_s, "first_ms": made.first_ms, DECODING: ready.decoding, **made.said}
     if cell.quantise in CALIBRATED:
         values[CALIBRATION] = artifact.NOISE
     return rounds.outcome(values, rate="images_per_s")

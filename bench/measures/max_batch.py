@@ -26,13 +26,13 @@ from bench.model.quick import quick_weights
 from bench.model.storage import MIB, status_bytes, trim
 from bench.plan import oom
 from bench.plan.case import Case
-from bench.plan.cell import Cell
+from bench.plan.cell import SILENT, Cell, agrees
 from bench.plan.measure import Context, Invalid, Outcome
 
 CATALOGUE = {
     "max_batch": {
         "version": 1,
-        "fields": ["@model", "@mode", "limit_mib"],
+        "fields": ["@model", "@mode", "@runtime", "limit_mib"],
         "exclusive": True,
         "asked": True,
         "seconds": 60.0,
@@ -115,7 +115,9 @@ def measure(cell: Cell, context: Context) -> Outcome:
     Raises:
         torch.OutOfMemoryError: one image does not fit.
         Invalid: other processes hold memory of the GPU.
+        Unsupported: the model is quantised, or runs elsewhere than in torch, where each batch is another export.
     """
+    _in_torch(cell)
     check_forkable(context.threads)
     import_module("torch._dynamo")  # half a second, which building a model would spend in every trial
     case = context.case
@@ -284,6 +286,15 @@ def explain(error: BaseException) -> Trial:
             end = "suspect"
         whole = whole.__cause__ or whole.__context__
     return Trial(end, reason)
+
+
+def _in_torch(cell: Cell) -> None:
+    if not agrees(cell, SILENT):
+        raise Unsupported(
+            "the largest batch is searched in torch, without a quantisation; not with "
+            f"runtime {cell.runtime}, quantise {cell.quantise}",
+            axes=("runtime", "quantise"),
+        )
 
 
 def _forward(case: Case, cell: Cell, limit: int | None, threads: int) -> Trial:

@@ -27,6 +27,8 @@ from bench.errors import UserError
 from bench.plan import oom, runtimes, source
 from bench.plan.cell import Cell
 from bench.plan.environment import installed
+from bench.plan.measure import OPSET, Value
+from bench.runtimes import _onnx
 from bench.runtimes.contract import Options
 from bench.store import artifacts
 from heads import deployed
@@ -104,6 +106,11 @@ class Deployed:
     load_s: float
     first_ms: float
     reused: bool
+
+    @property
+    def said(self) -> dict[str, Value]:
+        """Beside the columns of a record: the opset of its file in ONNX, if it has one."""
+        return {OPSET: str(_onnx.OPSET)} if (self.folder / _onnx.FILE).is_file() else {}
 
     def __call__(self, image: Tensor) -> Any:
         """What the network gives; with its decoding in the graph the tensors of `heads.deployed.Deployed`."""

@@ -60,7 +60,7 @@ class Way:
             images, said = calibration(net, case.split("train"), case.recipe, size=self.cell.size)
         image = modes.noise(replace(self.cell, dtype="fp32"), device)
         runs = deploy(net, image, self.cell, calibration=images, said=said, report=context.report)
-        return Ready(InRuntime(net, runs), 1, {CALIBRATION: said} if said else {})
+        return Ready(InRuntime(net, runs), 1, runs.said | ({CALIBRATION: said} if said else {}))
 
 
 def of(cell: Cell, context: Context) -> Way:

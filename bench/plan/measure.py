@@ -79,6 +79,8 @@ CALIBRATION = "calibration"
 """Key of a value beside the columns: by which images the ranges of activations were found."""
 DECODING = "decoding"
 """Key of a value beside the columns: where a model in another runtime is decoded, and why not in its graph."""
+OPSET = "opset"
+"""Key of a value beside the columns: of the ONNX file that a runtime reads."""
 CANNOT, CROSSED = "cannot", "crossed"
 """Keys of an unsupported cell's values: the axes (comma-separated) that do not go with its backbone ("task": that its
 data set has no labels for), and the matrix that crossed them where nobody asked for just that."""
@@ -102,6 +104,7 @@ BESIDE: Mapping[str, str] = {
     TRAINING: "digest of the weights that the training made (as of a kept model); equal in all rows of one training",
     CALIBRATION: "by which images the ranges of activations were found: how many, of what, drawn by which seed",
     DECODING: "where an exported model is decoded for `end_to_end_ms`: in the graph, or in torch and why",
+    OPSET: "opset of the ONNX file that the runtime reads",
     CANNOT: 'axes that do not go with the backbone, separated by commas; "task": the data set has no labels for it',
     CROSSED: "matrix that crossed them, where nobody asked for just that",
     "session": "which group of cells was timed in turns; equal within one",

@@ -32,6 +32,8 @@ def lacking(cell: Cell) -> str:
     asked = {"device": cell.device.partition(":")[0], "dtype": cell.dtype, "quantise": cell.quantise}
     for name, value in asked.items():
         had = entry.facts["devices" if name == "device" else "dtypes" if name == "dtype" else name]
+        if name == "dtype" and asked["device"] == "cuda":
+            had = [*had, *entry.facts.get("cuda_dtypes", ())]
         if value not in had:
             return f"runtime {cell.runtime} has no {name} {value}; it has {', '.join(had)}"
     if cell.runtime == TORCH:

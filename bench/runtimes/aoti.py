@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from bench.runtimes._narrow import narrow
 from bench.runtimes.contract import Options
 
 CATALOGUE = {
@@ -30,13 +31,13 @@ with torch.inference_mode():
 """
 
 
-def export(network: nn.Module, image: Tensor, folder: Path, options: Options) -> None:  # noqa: ARG001 - the network's
+def export(network: nn.Module, image: Tensor, folder: Path, options: Options) -> None:
     """Write ``model.pt2``; takes a C++ compiler, as `torch.compile` does."""
     from torch._inductor import aoti_compile_and_package  # noqa: PLC0415 - slow to import
 
     with torch.inference_mode(False), torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the compiler's own parts
-        program = torch.export.export(network, (image.clone(),))
+        program = torch.export.export(narrow(network, options), (image.clone(),))
         aoti_compile_and_package(program, package_path=str(folder / FILE))
 
 

@@ -8,6 +8,7 @@ A runtime is one file beside this one with a *literal* ``CATALOGUE`` of one entr
             "extra": "onnxruntime",                  # of densebench, which has them; "": none does
             "devices": ["cpu", "cuda"],
             "dtypes": ["fp32"],                      # of its arithmetic
+            "cuda_dtypes": ["fp16"],                 # optional: on CUDA these, too
             "quantise": ["none", "int8-dynamic"],    # see `bench.plan.cell.QUANTISE`
             "quantisers": [],                        # distributions that all of these but "none" take, too
         }

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from backbones.contract import Unsupported
+from bench.runtimes._narrow import narrow
 from bench.runtimes._onnx import FILE, join, to_onnx
 from bench.runtimes._onnx_int8 import quantise
 from bench.runtimes.contract import Options
@@ -19,6 +20,7 @@ CATALOGUE = {
         "extra": "onnxruntime",
         "devices": ["cpu", "cuda"],
         "dtypes": ["fp32"],
+        "cuda_dtypes": ["fp16"],
         "quantise": ["none", "int8-static", "int8-dynamic"],
         "quantisers": [],
     }
@@ -38,7 +40,7 @@ def export(network: nn.Module, image: Tensor, folder: Path, options: Options) ->
     Raises:
         Unsupported: there is nothing in the network that is narrowed.
     """
-    path = to_onnx(network, [image], folder / FILE)
+    path = to_onnx(narrow(network, options), [image], folder / FILE)
     if options.quantise != "none":
         quantise(path, options)
     if options.decoding is not None:

@@ -60,6 +60,21 @@ def test_bundles_shrink_to_what_a_node_runs_at_a_time(jobs):
     assert on_gpus[-1] == 1
 
 
+def test_a_node_with_several_cards_gets_a_group_for_each_and_leaves_the_others_their_share(jobs):
+    def sizes(nodes, cards, device="cuda:0"):
+        bundles = Bundles(jobs("timed", 12, exclusive=True, interleaved="t_ms", device=device), group=3)
+        found = []
+        while bundle := bundles.take(nodes, {"cpu": 4, "cuda": cards}):
+            found.append(len(bundle))
+        return found
+
+    assert sizes(1, 8) == [12], "of one launcher, which slices them as the local one does"
+    assert sizes(1, 2) == [6, 6]
+    assert sizes(2, 8) == [6, 3, 3]
+    assert sizes(4, 8) == [3, 3, 3, 3]
+    assert sizes(1, 8, "cpu") == [3, 3, 3, 3]
+
+
 def test_a_lost_group_is_tried_again_as_one_and_then_each_by_itself(jobs):
     bundles = Bundles(jobs("timed", 3, exclusive=True, interleaved="t_ms"), 16)
     bundle = bundles.take(1, SLOTS)

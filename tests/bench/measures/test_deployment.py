@@ -15,7 +15,7 @@ from bench.model import deployment
 from bench.plan import runtimes
 from bench.plan.case import resolve
 from bench.plan.cell import Cell
-from bench.plan.measure import CALIBRATION, IMAGES, MODEL, TRAINING, Context, Outcome
+from bench.plan.measure import CALIBRATION, IMAGES, MODEL, OPSET, TRAINING, Context, Outcome
 from bench.stats.overlap import Overlaps
 from bench.store import images
 from tests.bench.records import CELL
@@ -74,6 +74,7 @@ def test_runtimes_share_a_training_and_fp32_is_as_accurate_as_in_torch(measured,
         assert values[TRAINING] == plain[TRAINING]
         assert values["train_s"] == plain["train_s"]
         assert outcome.samples == whole.samples
+        assert values.get(OPSET) == ("20" if runtime == "onnxruntime" else None)
         kept = [Overlaps.from_arrays(images.read(tmp_path / "images", str(one[IMAGES]))) for one in (plain, values)]
         assert kept[0].images.tolist() == kept[1].images.tolist(), "claims are paired by them"
     assert trainings == [0]

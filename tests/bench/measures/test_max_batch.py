@@ -97,6 +97,13 @@ def test_what_is_not_known_predicts_nothing():
     assert straight([(8, 24.0, 100.0), (1, 10.0, 100.0)]) == 46
 
 
+@pytest.mark.parametrize("other", [{"runtime": "openvino"}, {"quantise": "int8-weights"}])
+def test_what_is_no_batch_of_torchs_own_is_unsupported(other):
+    cell = replace(cell_of(), **other)
+    with pytest.raises(Unsupported, match="in torch, without a quantisation; not with runtime"):
+        max_batch.measure(cell, Context(lambda *_: None, 1, None))
+
+
 def test_nothing_fits():
     asked = []
     assert largest(lambda batch: bool(asked.append(batch))) == 0
