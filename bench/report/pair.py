@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.errors import UserError, printable
-from bench.plan.cell import DEFAULTS, FIELDS
+from bench.plan.cell import DEFAULTS, FIELDS, SILENT
 from bench.plan.measure import Column, Measure
 from bench.report.choosing import check_known
 from bench.report.claims import claim
@@ -194,14 +194,15 @@ def _no_row(text: str, tables: Sequence[Table]) -> UserError:
     return UserError(f"no row has all of '{text}'; each of its words is of some row")
 
 
-def _plainness(one: "tuple[Table, Row, Row]") -> tuple[int, int, int]:
-    """Which of several pairs is meant: it differs in less, more is known of both, less is unusual."""
+def _plainness(one: "tuple[Table, Row, Row]") -> tuple[int, int, int, int]:
+    """Which of several pairs is meant: it differs in less, is not quantised, more is known of both, less is unusual."""
     _, a, b = one
     both = sum(
         len(a.parts[name].values.keys() & b.parts[name].values.keys()) for name in a.parts.keys() & b.parts.keys()
     )
     unusual = sum(a.fields.get(name, DEFAULTS[name]) != DEFAULTS[name] for name in _SHARED if name in DEFAULTS)
-    return len(_differ(a, b)), -both, unusual
+    narrow = sum(row.fields.get(name, usual) != usual for row in (a, b) for name, usual in SILENT.items())
+    return len(_differ(a, b)), narrow, -both, unusual
 
 
 def _choice(pairs: "Sequence[tuple[Table, Row, Row]]") -> str:

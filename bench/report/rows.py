@@ -338,7 +338,8 @@ def columns(task: str | None = None) -> tuple[tuple[Measure, Column], ...]:
         measure for measure in measures().values() if any(_applies(column, task, True) for column in measure.columns)
     ]
     ordered = sorted(
-        measures().values(), key=lambda measure: (measure not in ranking, -len(measure.fields), measure.name)
+        measures().values(),
+        key=lambda measure: (measure not in ranking, -len(measure.fields), not measure.interleaved, measure.name),
     )
     found: dict[str, tuple[Measure, Column]] = {}
     for measure in ordered:

@@ -1,12 +1,13 @@
 """Two rows side by side: which ones are meant, and what may be claimed of each column."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 from rich.console import Console
 
 from bench.errors import UserError
-from bench.report.pair import pair
+from bench.report.pair import _plainness, pair
 from tests.bench.records import make, write
 
 pytestmark = pytest.mark.usefixtures("known")
@@ -41,6 +42,16 @@ def test_every_column_says_what_may_be_claimed(tmp_path):
     miou = lines["miou"]
     assert (miou.change, miou.claimed, miou.better) == (0.5, False, "")
     assert (miou.low, miou.high) == (pytest.approx(0.5 - 4.8, abs=0.05), pytest.approx(0.5 + 4.8, abs=0.05))
+
+
+def test_what_is_quantised_is_meant_only_where_it_is_said_though_more_is_known_of_it():
+    def row(backbone, quantise, **known):
+        fields = {"backbone": backbone, "runtime": "openvino", "quantise": quantise}
+        return SimpleNamespace(fields=fields, parts={"turns": SimpleNamespace(values=known)})
+
+    plain = [row(name, "none", turn_ms=1) for name in "ab"]
+    narrow = [row(name, "int8-static", turn_ms=1, miou=2) for name in "ab"]
+    assert _plainness((None, *plain)) < _plainness((None, *narrow))
 
 
 def test_the_order_turns_the_ratio_over(tmp_path):
