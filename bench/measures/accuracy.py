@@ -310,8 +310,7 @@ def measure(cell: Cell, context: Context) -> Outcome:
         mask_ar_10: with ten.
         mask_ar_100: with a hundred.
         deployment_loss: by how much mIoU, or AP, is below that of the same weights in fp32 in torch; unknown of these.
-        deployment_loss_low: lower end of its 95 % interval, of a paired bootstrap over images; of several seeds the mean
-            of their ends, which is no narrower than what one seed knows.
+        deployment_loss_low: lower end of its 95 % interval, of a paired bootstrap over images; of seeds their mean.
         deployment_loss_high: upper end.
         train_s: seconds of the whole training, however often it was cut off.
         data_wait_pct: share of the training, from its second step on, that went by in waiting for a batch.

@@ -196,6 +196,7 @@ def test_a_row_opens_by_the_keyboard_and_closes_to_where_it_was(visit: Visit, sm
     page = visit(small, VIEW)
     page.locator("#table .open[aria-label*='best/16']").focus()
     page.keyboard.press("Enter")
+    page.wait_for_function("document.querySelector('#detail').open")
     body = page.locator("#detail-body")
     assert page.inner_text("#detail-title") == "best/16 linear 128x128"
     assert re.search(r"mIoU\s+31.0 %\s+sd 1.4 over 2 seeds", body.inner_text())
