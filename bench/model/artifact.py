@@ -42,7 +42,7 @@ CANDIDATES = 1000
 
 ALIKE = 0.95
 """Share of a prediction that must be the same with the decoding in the graph for its time to count. NMS and argmax
-choose between what is nearly as good, so it need not be all of it; of what was seen it was."""
+choose between what is nearly as good, so it need not be all of it."""
 
 NEAR, CLOSE = 0.1, 1e-3
 """Pixels and score up to which two boxes of a class are the same."""

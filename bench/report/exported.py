@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from bench.plan.measure import CALIBRATION, DECODING
 from bench.report.rows import Table
 
+_NAMED = ("backbone", "patch", "head", "runtime", "quantise")
 _IN_TORCH, _TIME = "in torch: ", "latency"
 
 
@@ -24,10 +25,8 @@ def sentences(tables: Sequence[Table]) -> list[str]:
     for record in exported:
         where = str(record.values[DECODING])
         if where.startswith(_IN_TORCH):
-            fields = record.fields
-            in_torch[where.removeprefix(_IN_TORCH)].append(
-                f"{fields['backbone']} {fields['head']} {fields['runtime']} {fields['quantise']}"
-            )
+            words = [str(record.fields[name]) for name in _NAMED if name in record.fields]
+            in_torch[where.removeprefix(_IN_TORCH)].append(" ".join(words))
     if exported:
         found.append(
             "End to end of a model in another runtime than torch is one graph of backbone, head and decoding, which "
